@@ -1,0 +1,1 @@
+"""Kumakobo's engine: settings, training, files. Never imports the app or Gradio."""

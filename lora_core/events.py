@@ -1,0 +1,197 @@
+"""What a job tells the app, and what the app tells the job: JSON lines in two files of the run folder.
+
+A file survives restarts of either side, is the run's history, replays in tests and works the same on Windows.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+Stage = Literal["checking", "loading_model", "caching_latents", "training", "sampling", "saving", "paused"]
+
+
+class EventBase(BaseModel):
+    time: float = Field(default_factory=time.time)
+    """Seconds since 1970."""
+
+
+class RunStarted(EventBase):
+    """The run is about to take its first step. ``summary`` says in plain lines what will be trained."""
+
+    type: Literal["run_started"] = "run_started"
+    name: str
+    total_steps: int
+    epochs: int
+    steps_per_epoch: float
+    first_step: int = 0
+    """Steps done before, when a run is resumed."""
+    device: str = ""
+    precision: str = ""
+    seed: int = 0
+    summary: dict[Literal["en", "ja"], list[str]] = Field(default_factory=dict)
+
+
+class StageChanged(EventBase):
+    type: Literal["stage_changed"] = "stage_changed"
+    stage: Stage
+    done: int = 0
+    total: int = 0
+
+
+class StepDone(EventBase):
+    """One or more optimizer steps; ``step`` counts from 1, ``seconds`` is the time of one step."""
+
+    type: Literal["step_done"] = "step_done"
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: dict[str, float]
+    seconds: float
+
+
+class EpochDone(EventBase):
+    type: Literal["epoch_done"] = "epoch_done"
+    epoch: int
+    step: int
+    mean_loss: float
+
+
+class SampleSaved(EventBase):
+    type: Literal["sample_saved"] = "sample_saved"
+    path: Path
+    prompt: str
+    index: int
+    step: int
+    epoch: int
+
+
+class CheckpointSaved(EventBase):
+    """A LoRA file was written (``state`` is the folder of its training state, if one was saved)."""
+
+    type: Literal["checkpoint_saved"] = "checkpoint_saved"
+    path: Path
+    step: int
+    epoch: int
+    final: bool = False
+    state: Path | None = None
+
+
+class Memory(EventBase):
+    """Gigabytes (2**30 bytes): of the graphics card if there is one, and of this process."""
+
+    type: Literal["memory"] = "memory"
+    device_gb: float | None = None
+    device_peak_gb: float | None = None
+    process_gb: float
+
+
+class Warned(EventBase):
+    """Something the person should know but that does not stop the run."""
+
+    type: Literal["warning"] = "warning"
+    path: str = ""
+    message: dict[Literal["en", "ja"], str]
+
+
+class RunFinished(EventBase):
+    type: Literal["run_finished"] = "run_finished"
+    reason: Literal["completed", "stopped"]
+    step: int
+    path: Path | None = None
+    """The last LoRA written, if any."""
+
+
+class RunFailed(EventBase):
+    """``message`` in the person's language says what happened and what to do; ``detail`` is for a bug report."""
+
+    type: Literal["run_failed"] = "run_failed"
+    message: dict[Literal["en", "ja"], str]
+    detail: str = ""
+    problems: list[dict] = Field(default_factory=list)
+
+
+Event = Annotated[
+    RunStarted
+    | StageChanged
+    | StepDone
+    | EpochDone
+    | SampleSaved
+    | CheckpointSaved
+    | Memory
+    | Warned
+    | RunFinished
+    | RunFailed,
+    Field(discriminator="type"),
+]
+
+
+class Stop(BaseModel):
+    """Stop after the current step; ``save`` writes the LoRA and the training state first."""
+
+    type: Literal["stop"] = "stop"
+    save: bool = True
+
+
+class SaveNow(BaseModel):
+    type: Literal["save_now"] = "save_now"
+
+
+class SampleNow(BaseModel):
+    type: Literal["sample_now"] = "sample_now"
+
+
+class Pause(BaseModel):
+    type: Literal["pause"] = "pause"
+
+
+class Resume(BaseModel):
+    type: Literal["resume"] = "resume"
+
+
+Command = Annotated[Stop | SaveNow | SampleNow | Pause | Resume, Field(discriminator="type")]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+T = TypeVar("T")
+
+
+def append(path: Path, line: BaseModel) -> None:
+    """Add one event or command to a file, as one write, so that readers never see two mixed."""
+    data = (line.model_dump_json() + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+class Reader(Generic[T]):
+    """Reads the lines added since the last call; a line still being written waits for the next.
+
+    A line that is no known event (written by another version, say) is passed over and counted in ``skipped``.
+    """
+
+    def __init__(self, path: Path, kind: TypeAdapter[T], offset: int = 0):
+        self.path = path
+        self.kind = kind
+        self.offset = offset
+        self.skipped = 0
+
+    def read(self) -> Iterator[T]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                try:
+                    yield self.kind.validate_python(json.loads(line))
+                except (ValidationError, json.JSONDecodeError, UnicodeDecodeError):
+                    self.skipped += 1

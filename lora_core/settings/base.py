@@ -1,0 +1,55 @@
+"""What every settings model shares, and the field types that clean what people paste."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, docstrings of fields are their help."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+def clean_path(value: Any) -> Any:
+    """A path as people paste it: quotes around it, ``~``, ``file://``, spaces at the ends. Empty means not set."""
+    if not isinstance(value, str):
+        return value
+    value = value.strip().strip("\"'“”").strip()
+    if value.startswith("file://"):
+        value = unquote(urlsplit(value).path)
+        value = re.sub(r"^/([A-Za-z]:)", r"\1", value)  # file:///C:/x is C:/x
+    return str(Path(value).expanduser()) if value.startswith("~") else value or None
+
+
+def _one_component(name: str) -> str:
+    """A file name without folders and without what Windows refuses."""
+    if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or name in {".", ".."} or name != name.strip(" ."):
+        raise ValueError('use a plain file name: no folders, none of < > : " / \\ | ? *, no space or dot at the ends')
+    if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+        raise ValueError(f"{name} is a reserved name on Windows; choose another")
+    return name
+
+
+def _resolution(value: Any) -> Any:
+    """Accepts "512", "600,900", "600x900", 512 and [600, 900]; gives "WIDTH,HEIGHT" or one number."""
+    if isinstance(value, list | tuple):
+        value = ",".join(str(v) for v in value)
+    sides = re.split(r"\s*[,x×]\s*", str(value).strip().lower())
+    if not (1 <= len(sides) <= 2 and all(s.isdecimal() and 16 <= int(s) <= 8192 for s in sides)):
+        raise ValueError("give one number (512) or width,height (600,900), each from 16 to 8192")
+    return ",".join(str(int(s)) for s in sides)
+
+
+UserPath = Annotated[Path, BeforeValidator(clean_path)]
+FileName = Annotated[str, AfterValidator(_one_component)]
+Resolution = Annotated[str, BeforeValidator(_resolution)]
+
+
+def sides(resolution: str) -> tuple[int, int]:
+    """(width, height) in pixels of a Resolution: "512" is (512, 512), "600,900" is (600, 900)."""
+    numbers = [int(side) for side in resolution.split(",")]
+    return numbers[0], numbers[-1]
