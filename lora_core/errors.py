@@ -1,5 +1,6 @@
 """Errors and problems that speak to the person at the screen, in their language."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,3 +46,11 @@ class Problem:
     @classmethod
     def of(cls, path: str, error: UserError, severity: Literal["error", "warning"] = "error") -> "Problem":
         return cls(path, error.key, error.values, severity)
+
+
+class ProblemsFound(Exception):
+    """A check found errors; all of them are told at once, for nobody wants to meet them one at a time."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        super().__init__("\n".join(problem.message("en") for problem in problems))
+        self.problems = problems

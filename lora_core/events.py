@@ -8,14 +8,18 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lora_core.i18n import LANGUAGES, text
 
 Stage = Literal["checking", "loading_model", "caching_latents", "training", "sampling", "saving", "paused"]
 
 
 class EventBase(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss that became NaN is news, too
+
     time: float = Field(default_factory=time.time)
     """Seconds since 1970."""
 
@@ -98,6 +102,11 @@ class Warned(EventBase):
     message: dict[Literal["en", "ja"], str]
 
 
+def warned(path: str, key: str, values: dict[str, Any]) -> Warned:
+    """A warning from the catalogue of texts, in every language."""
+    return Warned(path=path, message={language: text(key, language, **values) for language in LANGUAGES})
+
+
 class RunFinished(EventBase):
     type: Literal["run_finished"] = "run_finished"
     reason: Literal["completed", "stopped"]
@@ -163,11 +172,18 @@ T = TypeVar("T")
 def append(path: Path, line: BaseModel) -> None:
     """Add one event or command to a file, as one write, so that readers never see two mixed."""
     data = (line.model_dump_json() + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
     try:
-        os.write(descriptor, data)
+        os.write(descriptor, b"\n" + data if _cut_off(descriptor) else data)
     finally:
         os.close(descriptor)
+
+
+def _cut_off(descriptor: int) -> bool:
+    """Whether the last line was left unfinished by a process that died; what follows must not be added to it."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)
+    return size > 0 and os.read(descriptor, 1) != b"\n"
 
 
 class Reader(Generic[T]):

@@ -68,7 +68,7 @@ def create_run(settings: RunSettings, root: Path | None = None) -> RunFolder:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     root = root or runs_root()
     for attempt in range(1000):
-        path = root / (stem if not attempt else f"{stem}-{attempt + 1}")
+        path = root / (stem if not attempt else f"{stem}-{attempt + 1:02d}")
         try:
             path.mkdir(parents=True)
         except FileExistsError:

@@ -7,11 +7,13 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
+from lora_core.errors import UserError
+
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys are errors, docstrings of fields are their help."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
 def clean_path(value: Any) -> Any:
@@ -25,12 +27,17 @@ def clean_path(value: Any) -> Any:
     return str(Path(value).expanduser()) if value.startswith("~") else value or None
 
 
+def _clean_source(value: Any) -> Any:
+    """Like clean_path, for what may also be a name: empty stays empty text."""
+    return clean_path(value) or "" if isinstance(value, str) else value
+
+
 def _one_component(name: str) -> str:
     """A file name without folders and without what Windows refuses."""
     if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or name in {".", ".."} or name != name.strip(" ."):
-        raise ValueError('use a plain file name: no folders, none of < > : " / \\ | ? *, no space or dot at the ends')
+        raise UserError("settings.file_name")
     if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
-        raise ValueError(f"{name} is a reserved name on Windows; choose another")
+        raise UserError("settings.reserved_name", name=name)
     return name
 
 
@@ -40,11 +47,12 @@ def _resolution(value: Any) -> Any:
         value = ",".join(str(v) for v in value)
     sides = re.split(r"\s*[,x×]\s*", str(value).strip().lower())
     if not (1 <= len(sides) <= 2 and all(s.isdecimal() and 16 <= int(s) <= 8192 for s in sides)):
-        raise ValueError("give one number (512) or width,height (600,900), each from 16 to 8192")
+        raise UserError("settings.resolution")
     return ",".join(str(int(s)) for s in sides)
 
 
-UserPath = Annotated[Path, BeforeValidator(clean_path)]
+UserPath = Annotated[Path | None, BeforeValidator(clean_path)]
+SourceModel = Annotated[str, BeforeValidator(_clean_source)]
 FileName = Annotated[str, AfterValidator(_one_component)]
 Resolution = Annotated[str, BeforeValidator(_resolution)]
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from lora_core.errors import UserError
 from lora_core.settings.base import Settings
 
 
@@ -18,7 +19,7 @@ def parse_args(text: str) -> dict[str, Any]:
     for pair in text.split():
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier() or not value:
-            raise ValueError(f"'{pair}' is not key=value (no spaces around = or inside a value)")
+            raise UserError("settings.optimizer_args", pair=pair)
         try:
             args[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lora_core.settings.base import FileName, Resolution, Settings, UserPath
+from lora_core.settings.base import FileName, Resolution, Settings, SourceModel, UserPath
 from lora_core.settings.optimizer import AdamW8bit, OptimizerSettings
 from lora_core.settings.schedule import Cosine, ScheduleSettings
 
@@ -22,9 +22,9 @@ def setting(default: Any, title: str, kohya: str | None = None, **limits: Any) -
 class ModelSettings(Settings):
     family: Literal["sd1"] = setting("sd1", "Model type")
     """Read from the file itself. Stable Diffusion 1.x for now."""
-    base: str = setting("", "Source model", "pretrained_model_name_or_path", max_length=4096)
+    base: SourceModel = setting("", "Source model", "pretrained_model_name_or_path", max_length=4096)
     """The model to train on: a .safetensors or .ckpt file, a diffusers folder, or "built-in" for the small model that comes with Kumakobo."""
-    vae: UserPath | None = setting(None, "VAE", "vae")
+    vae: UserPath = setting(None, "VAE", "vae")
     """A VAE to use instead of the one inside the source model. Leave empty unless the model's author names one."""
     allow_download: bool = setting(False, "Allow download from Hugging Face")
     """When the source model is a Hugging Face name instead of a path, download it. Off: nothing ever leaves this machine."""
@@ -35,11 +35,11 @@ class ModelSettings(Settings):
 
 
 class DatasetSettings(Settings):
-    train_dir: UserPath | None = setting(None, "Image folder", "train_data_dir")
+    train_dir: UserPath = setting(None, "Image folder", "train_data_dir")
     """The folder that holds folders such as "20_usu bear" (20 repeats, trigger words "usu bear"). A plain folder of images works too."""
     trigger_words: str = setting("", "Trigger words", max_length=500)
     """The words that call up what is trained, for a plain folder of images. Folders named "20_usu bear" carry them in their name."""
-    reg_dir: UserPath | None = setting(None, "Regularisation folder", "reg_data_dir")
+    reg_dir: UserPath = setting(None, "Regularisation folder", "reg_data_dir")
     """Optional. Holds folders such as "1_bear" with pictures of the class made by the source model; they keep the LoRA from changing every bear."""
     caption_extension: Literal[".txt", ".caption"] = setting(".txt", "Caption file extension", "caption_extension")
     """A file beside each image with the same name and this ending holds its caption. Images without one use the folder's words."""
@@ -75,7 +75,7 @@ class DatasetSettings(Settings):
     """Put behind every caption."""
     cache_latents: Literal["memory", "disk", "off"] = setting("memory", "Cache latents", "cache_latents")
     """Encodes each image once: training is much faster and the VAE leaves the graphics memory. Disk keeps them for the next run."""
-    cache_dir: UserPath | None = setting(None, "Latent cache folder")
+    cache_dir: UserPath = setting(None, "Latent cache folder")
     """Where cached latents are kept on disk. Empty: a folder .kumakobo beside the images."""
     skip_bad_images: bool = setting(False, "Skip broken images")
     """Trains without the images that can't be read, after naming them. Off: the run does not start."""
@@ -136,7 +136,7 @@ class TrainSettings(Settings):
 
 
 class SaveSettings(Settings):
-    output_dir: UserPath | None = setting(None, "Output folder", "output_dir")
+    output_dir: UserPath = setting(None, "Output folder", "output_dir")
     """Where the LoRA, its samples and its settings are written."""
     output_name: FileName = setting("my_lora", "Output name", "output_name", min_length=1, max_length=120)
     """File name of the LoRA, without ending. It is also the name in <lora:name:1>."""
@@ -152,7 +152,7 @@ class SaveSettings(Settings):
     """Of the files this run saved along the way, older ones are removed. Empty: all stay."""
     save_state: bool = setting(False, "Save training state", "save_state")
     """Writes everything needed to go on exactly from each saved point. Stop and save always does."""
-    resume: UserPath | None = setting(None, "Resume from saved training state", "resume")
+    resume: UserPath = setting(None, "Resume from saved training state", "resume")
     """A folder ending in -state. The run goes on at the next step and ends with the same file as an unbroken run."""
     tensorboard: bool = setting(False, "TensorBoard log", "log_with")
     """Also writes the loss and learning rates for TensorBoard, into the folder log inside the output folder."""

@@ -1,0 +1,1 @@
+"""The web page: builds settings, starts commands and shows what happens. Never imports torch."""

@@ -1,0 +1,356 @@
+"""Starts, queues, watches and stops training jobs. Everything is in run folders: any app process can take over.
+
+One job trains at a time; further ones wait in line. ``advance`` closes jobs whose process is gone, enforces a "stop
+now" that was not obeyed, and starts the next in line. It is called by whoever looks (the page's polling, the server's
+caretaker thread) and guarded by a lock file.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from filelock import FileLock, Timeout
+
+from lora_core.errors import UserError
+from lora_core.events import (
+    EVENT,
+    CheckpointSaved,
+    Command,
+    Event,
+    Reader,
+    RunFailed,
+    RunFinished,
+    StageChanged,
+    StepDone,
+    Stop,
+    append,
+)
+from lora_core.help_cards import HelpCard, explain, last_error
+from lora_core.runs import PROJECT, RunFolder, create_run, list_runs, runs_root
+from lora_core.settings import RunSettings
+
+State = Literal["queued", "running", "paused", "finished", "stopped", "failed"]
+ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed"})
+
+GRACE_SECONDS = 10.0
+"""How long a job may take to obey "stop now" before it is told by the system, and again before it is ended by force."""
+TAIL_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Job:
+    """The process that runs a job. A pid alone may belong to another process by now; with its start time it can't."""
+
+    pid: int
+    create_time: float
+    command: list[str]
+    app_pid: int
+    """The app process that started it, which records the exit code."""
+    stop_now_at: float | None = None
+    """When the person asked for "stop now", in seconds since 1970."""
+
+
+def start(settings: RunSettings, root: Path | None = None) -> RunFolder:
+    """Put a run in line; it starts at once when nothing else trains.
+
+    Raises UserError when Kumakobo's folder can't be written.
+    """
+    root = root or runs_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        run = create_run(settings, root)
+        _ticket(run).write_text(str(time.time_ns()), encoding="utf-8")
+    except OSError as error:
+        raise UserError("jobs.cannot_write", path=root, error=error.strerror or error) from error
+    advance(root, wait=10)
+    return run
+
+
+def state(run: RunFolder) -> State:
+    """What became of a run, from its folder alone."""
+    last = last_event(run, (RunFinished, RunFailed, StageChanged, StepDone))
+    if isinstance(last, RunFailed):
+        return "failed"
+    if isinstance(last, RunFinished):
+        return "finished" if last.reason == "completed" else "stopped"
+    if _ticket(run).exists():
+        return "queued"
+    if not run.job.exists() and not _written_lately(run):
+        return "stopped"  # a run of the command line that was broken off
+    return "paused" if isinstance(last, StageChanged) and last.stage == "paused" else "running"
+
+
+def current(root: Path | None = None) -> RunFolder | None:
+    """The run that trains now."""
+    return next((run for run in list_runs(root) if _open(run) and alive(run) is not None), None)
+
+
+def latest(root: Path | None = None) -> RunFolder | None:
+    """The run that was written to last: of those that began in the same second, names don't tell."""
+
+    def written(run: RunFolder) -> int:
+        return (run.events if run.events.exists() else run.settings).stat().st_mtime_ns
+
+    return max(list_runs(root)[:10], key=written, default=None)
+
+
+def queue(root: Path | None = None) -> list[RunFolder]:
+    """The runs that wait, the next one first."""
+    return sorted((run for run in list_runs(root) if _ticket(run).exists()), key=_place_in_line)
+
+
+def send(run: RunFolder, command: Command) -> None:
+    """Tell a job something. A run that still waits can only be stopped: it leaves the line."""
+    if not isinstance(command, Stop):
+        run.send(command)
+        return
+    with _lock(run.path.parent, wait=10):
+        if _ticket(run).exists():
+            append(run.events, RunFinished(reason="stopped", step=0))
+            _ticket(run).unlink()
+            return
+        run.send(command)
+        if not command.save and (job := read_job(run)) and job.stop_now_at is None:
+            _write_job(run, replace(job, stop_now_at=time.time()))
+
+
+def alive(run: RunFolder) -> psutil.Process | None:
+    """The process of a run, if it still runs."""
+    job = read_job(run)
+    if job is None:
+        return None
+    try:
+        process = psutil.Process(job.pid)
+        same = abs(process.create_time() - job.create_time) < 2
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def advance(root: Path | None = None, wait: float = 0) -> None:
+    """Bring the line up to date. Does nothing when another thread or app process is at it."""
+    root = root or runs_root()
+    if not root.is_dir():
+        return
+    try:
+        with _lock(root, wait):
+            busy = False
+            for run in list_runs(root):
+                if not _open(run):
+                    continue
+                if process := alive(run):
+                    busy = True
+                    _enforce_stop(run, process)
+                else:
+                    settle(run)
+            waiting = [] if busy else queue(root)
+            while waiting and not _launch(waiting.pop(0)):
+                pass
+    except Timeout:
+        return
+
+
+def settle(run: RunFolder) -> None:
+    """Close a run whose process is gone. What the process did not say itself is said for it: the exit code wins."""
+    last = last_event(run, (RunFinished, RunFailed))
+    if last is None:
+        job = read_job(run)
+        if job is not None and job.stop_now_at is not None:
+            append(run.events, _stopped(run))
+        else:
+            log = log_tail(run)
+            append(run.events, _failure(explain(log, _exit_code(run, job)), last_error(log) or log[-2000:]))
+    _closed(run).touch()
+
+
+def last_event(run: RunFolder, kinds: tuple[type, ...]) -> Event | None:
+    """The last event of one of these kinds, looked for from the end of the file."""
+    try:
+        size = run.events.stat().st_size
+    except OSError:
+        return None
+    for tail in (TAIL_BYTES, size):
+        offset = max(0, size - tail)
+        found = [event for event in Reader(run.events, EVENT, offset).read() if isinstance(event, kinds)]
+        if found or not offset:
+            return found[-1] if found else None
+    return None
+
+
+def log_tail(run: RunFolder, size: int = TAIL_BYTES) -> str:
+    try:
+        with run.log.open("rb") as file:
+            file.seek(max(0, run.log.stat().st_size - size))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def read_job(run: RunFolder) -> Job | None:
+    try:
+        return Job(**json.loads(run.job.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def command(run: RunFolder) -> list[str]:
+    """What trains a run. ``KUMAKOBO_TRAINER`` (a JSON list) replaces the program, the run's folder is appended."""
+    trainer = os.environ.get("KUMAKOBO_TRAINER")
+    program = json.loads(trainer) if trainer else [sys.executable, "-m", "lora_core", "train"]
+    return [*program, str(run.path)]
+
+
+def environment(settings: RunSettings) -> dict[str, str]:
+    """The environment of a job: UTF-8, unbuffered, and no network unless the person allowed a download."""
+    offline = {} if settings.model.allow_download else {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return {
+        **os.environ,
+        **offline,
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def _launch(run: RunFolder) -> bool:
+    """Start the process of a waiting run, in its own process group, so that it outlives the app. False if it can't."""
+    try:
+        settings = RunSettings.model_validate_json(run.settings.read_text(encoding="utf-8"))
+        with run.log.open("ab") as log:
+            process = subprocess.Popen(
+                command(run),
+                cwd=PROJECT,
+                env=environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **_detached(),
+            )
+    except (OSError, ValueError) as error:
+        append(run.events, _failure(HelpCard("failures.not_started", {"error": str(error)}), repr(error)))
+        _ticket(run).unlink(missing_ok=True)
+        return False
+    try:
+        born = psutil.Process(process.pid).create_time()
+    except psutil.NoSuchProcess:
+        born = time.time()
+    _write_job(run, Job(process.pid, born, command(run), os.getpid()))
+    _ticket(run).unlink(missing_ok=True)
+    threading.Thread(target=_record_exit, args=(process, run), daemon=True, name=f"wait for {run.path.name}").start()
+    return True
+
+
+def _detached() -> dict:
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def _record_exit(process: subprocess.Popen, run: RunFolder) -> None:
+    """Wait for our child, so that it leaves no zombie, and keep its exit code for whoever closes the run."""
+    code = process.wait()
+    with suppress(OSError):  # the folder of the run may be gone by now
+        _exit_file(run).write_text(str(code), encoding="utf-8")
+        advance(run.path.parent, wait=5)
+
+
+def _exit_code(run: RunFolder, job: Job | None) -> int | None:
+    """The exit code, if the app that started the process is this one; it may take a moment to be written."""
+    for _ in range(20 if job is not None and job.app_pid == os.getpid() else 1):
+        with suppress(OSError, ValueError):
+            return int(_exit_file(run).read_text(encoding="utf-8"))
+        time.sleep(0.05)
+    return None
+
+
+def _enforce_stop(run: RunFolder, process: psutil.Process) -> None:
+    """The later rungs of "stop now": ask the system politely, then end the process and all its children."""
+    job = read_job(run)
+    if job is None or job.stop_now_at is None:
+        return
+    waited = time.time() - job.stop_now_at
+    if waited > 2 * GRACE_SECONDS:
+        end_by_force(process)
+    elif waited > GRACE_SECONDS:
+        with suppress(OSError, psutil.Error):
+            if os.name == "nt":
+                process.terminate()
+            else:
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def end_by_force(process: psutil.Process) -> None:
+    """End a process and everything it started. Children first collected, as they lose their parent with it."""
+    with suppress(psutil.Error):
+        for one in [*process.children(recursive=True), process]:
+            with suppress(psutil.Error):
+                one.kill()
+
+
+def _stopped(run: RunFolder) -> RunFinished:
+    step = last_event(run, (StepDone,))
+    saved = last_event(run, (CheckpointSaved,))
+    return RunFinished(
+        reason="stopped",
+        step=step.step if isinstance(step, StepDone) else 0,
+        path=saved.path if isinstance(saved, CheckpointSaved) else None,
+    )
+
+
+def _failure(card: HelpCard, detail: str) -> RunFailed:
+    return RunFailed(message=card.texts(), detail=detail)
+
+
+def _write_job(run: RunFolder, job: Job) -> None:
+    temporary = run.job.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(job), indent=2), encoding="utf-8")
+    temporary.replace(run.job)
+
+
+def _ticket(run: RunFolder) -> Path:
+    """Its place in line; there while the run waits."""
+    return run.path / "queued"
+
+
+def _closed(run: RunFolder) -> Path:
+    """There when the run's process is known to be gone, so that nobody needs to look again."""
+    return run.path / "closed"
+
+
+def _open(run: RunFolder) -> bool:
+    return run.job.exists() and not _closed(run).exists()
+
+
+def _written_lately(run: RunFolder, seconds: float = 600) -> bool:
+    try:
+        return time.time() - run.events.stat().st_mtime < seconds
+    except OSError:
+        return False
+
+
+def _exit_file(run: RunFolder) -> Path:
+    return run.path / "exit_code"
+
+
+def _place_in_line(run: RunFolder) -> tuple[int, str]:
+    try:
+        return int(_ticket(run).read_text(encoding="utf-8")), run.path.name
+    except (OSError, ValueError):
+        return time.time_ns(), run.path.name
+
+
+@contextmanager
+def _lock(root: Path, wait: float) -> Iterator[None]:
+    """One at a time, over all app processes. Raises filelock.Timeout."""
+    with FileLock(root / ".lock", timeout=wait):
+        yield

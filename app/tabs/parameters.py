@@ -1,0 +1,136 @@
+"""Training parameters: what most people change first, the rest folded away."""
+
+import gradio as gr
+
+from app.folder_view import Wanted
+from app.i18n import t
+from app.live import Look, plan_html, scale_html, trained_html
+from app.page import Ui
+from lora_core.i18n import Language
+
+
+def build(ui: Ui) -> None:
+    _basic(ui)
+    _images(ui)
+    _captions(ui)
+    _against_over_fitting(ui)
+    _loss_and_noise(ui)
+    _memory(ui)
+
+
+def _basic(ui: Ui) -> None:
+    form = ui.form
+    with gr.Row(equal_height=False, elem_classes="kb-columns"):
+        with gr.Column(min_width=320, elem_classes="kb-section"):
+            gr.Markdown(t("parameters.network"), elem_classes="kb-title")
+            form.field("network.algo")
+            with gr.Row():
+                form.field("network.rank")
+                form.field("network.alpha")
+            ui.report(scale_html, "scale_note")
+        with gr.Column(min_width=320, elem_classes="kb-section"):
+            gr.Markdown(t("parameters.length"), elem_classes="kb-title")
+            with gr.Row():
+                form.field("train.train_batch_size")
+                form.field("train.epochs")
+            with gr.Row():
+                form.field("dataset.resolution")
+                form.field("train.max_train_steps")
+            ui.report(_plan_only, "plan_note")
+    with gr.Row(equal_height=False, elem_classes="kb-columns"):
+        with gr.Column(min_width=320, elem_classes="kb-section"):
+            gr.Markdown(t("parameters.rates"), elem_classes="kb-title")
+            with gr.Row():
+                form.field("train.learning_rate")
+                form.field("train.unet_lr")
+            with gr.Row():
+                form.field("train.text_encoder_lr")
+                form.field("train.train_text_encoder")
+            ui.report(trained_html, "trained_note")
+        with gr.Column(min_width=320, elem_classes="kb-section"):
+            gr.Markdown(t("parameters.optimizer"), elem_classes="kb-title")
+            with gr.Row():
+                form.field("optimizer.name")
+                form.field("schedule.name")
+            with gr.Row():
+                form.field("schedule.warmup")
+                form.field("schedule.num_cycles")
+                form.field("schedule.power")
+                form.field("optimizer.weight_decay")
+                form.field("optimizer.d_coef")
+                form.field("optimizer.relative_step")
+                form.field("optimizer.class_path")
+            form.field("optimizer.args")
+    with gr.Column(elem_classes="kb-section"), gr.Row():
+        form.field("train.seed")
+        form.field("train.mixed_precision")
+        form.field("train.device")
+
+
+def _plan_only(look: Look, language: Language) -> str:
+    return plan_html(look.found.plan, language)
+
+
+def _images(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.images"):
+        with gr.Row():
+            form.field("dataset.enable_bucket")
+            form.field("dataset.bucket_no_upscale")
+        with gr.Row():
+            form.field("dataset.min_bucket_reso")
+            form.field("dataset.max_bucket_reso")
+            form.field("dataset.bucket_reso_steps")
+        with gr.Row():
+            form.field("dataset.flip_aug")
+            form.field("dataset.random_crop")
+            form.field("dataset.skip_bad_images")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=220):
+                form.field("dataset.cache_latents")
+            with gr.Column(scale=2, min_width=320):
+                ui.picker.field(form, "dataset.cache_dir", Wanted("folder"))
+
+
+def _captions(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.captions"):
+        with gr.Row():
+            form.field("dataset.caption_extension")
+            form.field("dataset.keep_tokens")
+            form.field("dataset.shuffle_caption")
+        with gr.Row():
+            form.field("dataset.caption_dropout_rate")
+            form.field("dataset.caption_dropout_every_n_epochs")
+        with gr.Row():
+            form.field("dataset.caption_prefix")
+            form.field("dataset.caption_suffix")
+
+
+def _against_over_fitting(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.dropout"):
+        with gr.Row():
+            form.field("network.network_dropout")
+            form.field("network.rank_dropout")
+        with gr.Row():
+            form.field("network.module_dropout")
+            form.field("network.scale_weight_norms")
+
+
+def _loss_and_noise(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.loss"):
+        with gr.Row():
+            form.field("train.min_snr_gamma")
+            form.field("train.noise_offset")
+        with gr.Row():
+            form.field("train.prior_loss_weight")
+            form.field("train.max_grad_norm")
+
+
+def _memory(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.memory"), gr.Row():
+        form.field("train.gradient_accumulation_steps")
+        form.field("train.gradient_checkpointing")

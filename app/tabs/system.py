@@ -1,0 +1,85 @@
+"""The System tab: what works on this machine, where things are, and what to send when asking for help."""
+
+from collections.abc import Sequence
+from html import escape
+
+import gradio as gr
+
+from app.i18n import language_of, say, t
+from app.machine import Report, debug_text, folders, graphics_cards, versions
+from app.page import TABS, Ui, quiet
+from app.widgets.run_status import COPY_ON_CLICK, copy_button
+from lora_core.doctor import Row
+from lora_core.i18n import Language
+
+MARKS = {"ok": "✓", "info": "·", "warning": "!", "error": "✗"}
+CLIPBOARD = "async (text) => { await window.kumakoboCopy(text); }"
+
+
+def build(ui: Ui) -> None:
+    report = Report()
+    with gr.Column(elem_classes="kb-section"):
+        gr.Markdown(t("system.check"), elem_classes="kb-title")
+        findings = gr.HTML("", elem_id="system_report", apply_default_css=False)
+        with gr.Row():
+            again = gr.Button(t("system.again"), elem_id="system_again", size="sm", scale=0, min_width=180)
+            copy = gr.Button(
+                t("system.copy"), elem_id="system_copy", size="sm", scale=0, min_width=240, interactive=False
+            )
+    with gr.Column(elem_classes="kb-section"):
+        gr.Markdown(t("system.places"), elem_classes="kb-title")
+        places = gr.HTML("", elem_id="system_places", js_on_load=COPY_ON_CLICK)
+    debug = gr.Textbox("", visible="hidden", show_label=False, elem_id="system_debug")
+
+    def show(request: gr.Request, fresh: bool = False) -> dict:
+        language = language_of(request)
+        rows = report.rows(fresh)
+        return {
+            findings: report_html(rows, language),
+            places: places_html(language),
+            debug: debug_text(rows),
+            copy: gr.update(interactive=True),
+        }
+
+    def when_opened(event: gr.SelectData, request: gr.Request) -> dict:
+        return show(request) if event.index == TABS.index("system") else gr.skip()
+
+    def check_again(request: gr.Request) -> dict:
+        return show(request, fresh=True)
+
+    outputs = [findings, places, debug, copy]
+    waiting = {**quiet(), "show_progress": "minimal", "show_progress_on": findings}
+    ui.tabs.select(when_opened, None, outputs, **waiting)
+    again.click(check_again, None, outputs, **waiting)
+    copy.click(None, debug, None, js=CLIPBOARD, **quiet())
+
+
+def report_html(rows: Sequence[Row], language: Language) -> str:
+    """The findings, each with what to do about it, and the memory in use of each card."""
+    lines = [
+        f'<tr class="doc-row-{escape(row.key)}"><td class="doc-{escape(row.status)}" title="{escape(say(f"system.status.{row.status}", language))}">'
+        f"{MARKS.get(row.status, '·')}</td><td>{escape(row.name(language))}</td>"
+        f"<td>{escape(row.value(language))}{_cure(row.cure(language))}</td></tr>"
+        for row in rows
+    ]
+    lines += [
+        f"<tr><td>·</td><td>{escape(say('system.card', language))}</td><td>{escape(name)}: {escape(memory)}</td></tr>"
+        for name, memory in graphics_cards()
+    ]
+    return f'<table class="doc-table">{"".join(lines)}</table>'
+
+
+def _cure(text: str) -> str:
+    return f'<span class="doc-cure">{escape(text)}</span>' if text else ""
+
+
+def places_html(language: Language) -> str:
+    """Folders, to copy their paths, and versions."""
+    word = say("monitor.files.copy", language)
+    rows = [
+        f"<li><div class='rs-file'><span class='rs-where'>{escape(name)}</span> <code>{escape(str(path))}</code></div>"
+        f'<div class="rs-do">{copy_button(path, word)}</div></li>'
+        for name, path in folders(language)
+    ]
+    installed = " · ".join(f"{name} {version}" for name, version in versions())
+    return f'<ul class="rs-files">{"".join(rows)}</ul><p class="rs-folder">{escape(installed)}</p>'

@@ -1,0 +1,168 @@
+"""The page: header, settings bar, tabs, and the footer with Train model."""
+
+from importlib import import_module
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app import jobs, toast
+from app.form import Form, choose_variant, load_draft, save_draft, union_sections
+from app.i18n import language_of, say, t
+from app.live import Look, Previews, findings, problem_items, steps_html
+from app.page import TABS, Context, Ui, quiet
+from app.run_view import Views
+from app.theme import HEAD, theme
+from app.widgets import header, job_pill, problem_list, settings_bar
+from app.widgets.path_picker import PathPicker
+from lora_core.errors import Problem, UserError
+from lora_core.i18n import Language
+from lora_core.runs import home
+from lora_core.settings.files import remember
+
+__all__ = ["HEAD", "build", "theme"]
+
+Inputs = dict[Component, Any]
+
+
+def build(context: Context) -> gr.Blocks:
+    """The whole page with its events."""
+    with gr.Blocks(title="くま工房 Kumakobo", analytics_enabled=False, fill_width=True) as demo:
+        ui = Ui(demo, Form(), Views(), context, PathPicker(context.roots))
+        with gr.Row(elem_id="kb_header", equal_height=True):
+            header.build()
+            pill = job_pill.build(demo, ui.views)
+        preset = settings_bar.build(ui)
+        with gr.Tabs(selected=TABS[0], elem_id="kb_tabs", overflow_behavior="wrap") as ui.tabs:
+            for name in TABS:
+                with gr.Tab(t(f"tab.{name}"), id=name, elem_id=f"tab_{name}"):
+                    ui.form.placing = name
+                    import_module(f"app.tabs.{name}").build(ui)
+        with gr.Column(elem_id="kb_footer"):
+            problems = problem_list.build()
+            with gr.Row(equal_height=True, elem_id="kb_train_row"):
+                ui.report(steps_html, "kb_steps")
+                train = gr.Button(t("bar.train"), variant="primary", elem_id="train_button", scale=0, min_width=200)
+        ui.picker.connect()
+        for register in ui.later:
+            register()
+        Live(ui, problems, preset, train).connect()
+        pill.click(lambda: ui.go_to("monitor"), None, ui.tabs, **quiet())
+    return demo
+
+
+class Live:
+    """Ties the form to what the page says about it, and to Train model."""
+
+    def __init__(self, ui: Ui, problems: gr.HTML, preset: gr.Dropdown, train: gr.Button):
+        self.ui, self.form = ui, ui.form
+        self.problems, self.preset, self.train_button = problems, preset, train
+        self.previews = Previews()
+        self.ready = gr.State(False)
+        """True when the kept draft is on the page: before that, defaults must not overwrite it."""
+        self.attempted = gr.State(False)
+        """True after Train model was refused: then empty required fields count as problems."""
+        self.draft = home() / "form.json"
+
+    def connect(self) -> None:
+        everything = {*self.form.inputs, self.ready, self.attempted}
+        reports = {self.problems, *self.ui.reports}
+        self.ui.demo.load(self.restore, None, {*self.form.inputs, self.preset, self.ready}, **quiet()).then(
+            self.refresh, everything, reports, **quiet()
+        )
+        gr.on(
+            [component.change for component in self.form.components.values()],
+            self.refresh,
+            everything,
+            reports,
+            **quiet(trigger_mode="always_last"),
+        )
+        for section in union_sections():
+            self.form.components[f"{section}.name"].input(
+                self.chooser(section), self.form.inputs, self.section_outputs(section), **quiet()
+            )
+        self.problems.select(self.follow, self.form.inputs, {*self.form.inputs, self.ui.tabs}, **quiet())
+        self.train_button.click(
+            self.train,
+            everything,
+            {*reports, self.ui.tabs, self.attempted},
+            **quiet(trigger_mode="once", queue=True),
+        )
+
+    def restore(self, request: gr.Request) -> Inputs:
+        """Put what was on the page last time back, and fill in what depends on the language."""
+        presets = gr.update(choices=settings_bar.preset_choices(language_of(request)), value="")
+        return self.form.show(load_draft(self.draft)) | {self.preset: presets, self.ready: True}
+
+    def refresh(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Say what there is to say about the form as it is now, and keep it for the next visit."""
+        values = self.form.values(by_component)
+        if by_component[self.ready]:
+            save_draft(values, self.draft)
+        return self.say(values, language_of(request), attempted=by_component[self.attempted])
+
+    def say(self, values: dict[str, Any], language: Language, *, attempted: bool, insist: bool = False) -> Inputs:
+        found = findings(values, all_required=attempted)
+        look = Look(found.settings, self.previews.get(found.settings))
+        said = {place: make(look, language) for place, make in self.ui.reports.items()}
+        return said | {self.problems: self.listed(found.problems, language, insist)}
+
+    def listed(self, problems: tuple[Problem, ...], language: Language, insist: bool) -> dict[str, Any] | None:
+        """The value of the list of problems; ``insist`` unfolds it."""
+        if not problems:
+            return None
+        errors = sum(problem.severity == "error" for problem in problems)
+        warnings = len(problems) - errors
+        key = "problems.warnings" if not errors else "problems.errors" if warnings else "problems.errors_only"
+        head = say(key, language, errors=errors, warnings=warnings)
+        return {
+            "items": problem_items(problems, self.form.tab_of, language),
+            "words": {"head": head},
+            "open": insist,
+        }
+
+    def train(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Start the run, or say at the fields why not."""
+        values, language = self.form.values(by_component), language_of(request)
+        found = findings(values)
+        said = self.say(values, language, attempted=True, insist=True) | {self.attempted: True}
+        if found.errors:
+            return said
+        try:
+            busy = jobs.current() is not None
+            run = jobs.start(found.settings)
+        except UserError as error:
+            toast.warn(error.message(language), language)
+            return said
+        remember(run.settings)
+        save_draft(values, self.draft)
+        words = say("train.queued" if busy else "train.started", language, name=found.settings.save.output_name)
+        toast.info(words, language)
+        return said | {self.attempted: False} | self.ui.go_to("monitor")
+
+    def follow(self, by_component: Inputs, event: gr.EventData) -> Inputs:
+        """A click in the list of problems: show the tab of a field, or put a fix into the form."""
+        data = event._data or {}
+        if data.get("action") == "go" and data.get("tab") in TABS:
+            return self.ui.go_to(data["tab"])
+        if data.get("action") == "fix" and isinstance(data.get("fix"), dict):
+            return self.fixed(self.form.values(by_component), data["fix"])
+        return {self.ui.tabs: gr.skip()}
+
+    def fixed(self, values: dict[str, Any], fix: dict[str, Any]) -> Inputs:
+        changed = values | {path: value for path, value in fix.items() if path in values}
+        for section in union_sections():
+            if f"{section}.name" in fix:
+                changed |= {p: v for p, v in choose_variant(changed, section).items() if p not in fix}
+        return self.form.show(changed)
+
+    def chooser(self, section: str) -> Any:
+        def choose(by_component: Inputs) -> Inputs:
+            shown = self.form.show(choose_variant(self.form.values(by_component), section))
+            return {c: update for c, update in shown.items() if c is not self.form.components[f"{section}.name"]}
+
+        return choose
+
+    def section_outputs(self, section: str) -> set[Component]:
+        name = f"{section}.name"
+        return {c for path, c in self.form.components.items() if path.startswith(f"{section}.") and path != name}

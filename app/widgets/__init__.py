@@ -1,0 +1,1 @@
+"""Parts of the page that more than one tab uses, or that draw themselves."""

@@ -1,0 +1,74 @@
+// The sample gallery. props.value = {groups: [{title, step, items: [{small, large, prompt, index, file}]}], prompts: [[index, prompt]], words}
+const find = (selector) => element.querySelector(selector);
+const select = find("select"), groups = find(".sg-groups"), dialog = find("dialog");
+let shown = [], at = 0, chosen = "";
+
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text != null) node.textContent = text;
+  return node;
+};
+
+function figure(item, caption) {
+  const place = shown.push({ ...item, caption }) - 1;
+  const node = make("figure", "sg-item"), button = make("button"), image = make("img");
+  button.type = "button";
+  button.title = item.prompt + "\n" + item.file;
+  image.loading = "lazy"; image.src = item.small; image.alt = item.prompt;
+  button.append(image);
+  button.addEventListener("click", () => enlarge(place));
+  node.append(button, make("figcaption", "", caption));
+  return node;
+}
+
+function render() {
+  const value = props.value || {}, words = value.words || {}, all = value.groups || [];
+  find(".sg-title").textContent = words.title || "";
+  find(".sg-pick span").textContent = words.prompt || "";
+  find(".sg-close").textContent = words.close || "";
+  find(".sg-previous").setAttribute("aria-label", words.previous || "");
+  find(".sg-next").setAttribute("aria-label", words.next || "");
+  find(".sg-empty").textContent = all.length ? "" : words.empty || "";
+  find(".sg-pick").style.display = (value.prompts || []).length > 1 ? "" : "none";
+  const options = [["", words.all_prompts || ""], ...(value.prompts || []).map(([index, prompt]) => [String(index), prompt])];
+  select.replaceChildren(...options.map(([index, word]) => { const option = make("option", "", word); option.value = index; return option; }));
+  if (!options.some(([index]) => index === chosen)) chosen = "";
+  select.value = chosen;
+  shown = [];
+  if (chosen === "") {
+    groups.replaceChildren(...all.map((group) => {
+      const node = make("section", "sg-group"), row = make("div", "sg-row");
+      row.append(...group.items.map((item) => figure(item, item.prompt)));
+      node.append(make("h4", "", group.title), row);
+      return node;
+    }));
+  } else {
+    const strip = make("div", "sg-strip");
+    for (const group of all) for (const item of group.items) if (String(item.index) === chosen) strip.append(figure(item, group.title));
+    groups.replaceChildren(strip);
+  }
+  element.dataset.pictures = shown.length;
+}
+
+function enlarge(place) {
+  if (!shown.length) return;
+  at = (place + shown.length) % shown.length;
+  const item = shown[at];
+  dialog.querySelector("img").src = item.large;
+  dialog.querySelector("img").alt = item.prompt;
+  find(".sg-caption").textContent = item.prompt + " — " + item.file;
+  if (!dialog.open) dialog.showModal();
+}
+
+select.addEventListener("change", () => { chosen = select.value; render(); });
+find(".sg-previous").addEventListener("click", () => enlarge(at - 1));
+find(".sg-next").addEventListener("click", () => enlarge(at + 1));
+find(".sg-close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+dialog.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") enlarge(at - 1);
+  if (event.key === "ArrowRight") enlarge(at + 1);
+});
+watch("value", render);
+render();

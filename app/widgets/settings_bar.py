@@ -1,0 +1,245 @@
+"""The bar below the header: presets, loading, saving and resetting settings."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app import toast
+from app.folder_view import Wanted, is_allowed
+from app.form import Form, read, read_legal
+from app.i18n import language_of, say, t
+from app.page import Ui, quiet
+from lora_core.errors import UserError
+from lora_core.i18n import Language
+from lora_core.runs import home
+from lora_core.settings import RunSettings
+from lora_core.settings.base import clean_path
+from lora_core.settings.files import load_settings, recent, remember, save_settings
+from lora_core.settings.presets import apply_preset, find_preset, list_presets
+
+SETTINGS_FILES = Wanted("either", (".toml", ".json", ".safetensors"))
+Inputs = dict[Component, Any]
+
+
+@dataclass(frozen=True)
+class Dialog:
+    """A box over the page with a line for what went wrong."""
+
+    box: gr.Column
+    message: gr.HTML
+
+    def close(self) -> dict[Component, Any]:
+        return {self.box: gr.update(visible=False), self.message: ""}
+
+    def say(self, words: str) -> dict[Component, Any]:
+        return {
+            self.message: f'<div class="kb-dialog-error" role="alert">{escape(words).replace(chr(10), "<br>")}</div>'
+        }
+
+    @property
+    def outputs(self) -> set[Component]:
+        return {self.box, self.message}
+
+
+def build(ui: Ui) -> gr.Dropdown:
+    """Place the bar and its dialogs and register their events. Returns the preset choice; it is filled at page load."""
+    with gr.Row(elem_id="kb_bar", equal_height=True):
+        preset = gr.Dropdown(
+            [(t("bar.preset_choose"), "")],
+            value="",
+            label=t("bar.preset"),
+            elem_id="preset",
+            container=False,
+            show_label=False,
+            scale=3,
+            min_width=200,
+            filterable=False,
+        )
+        load = gr.Button(t("bar.load"), elem_id="load_settings", size="sm", scale=0, min_width=96)
+        save = gr.Button(t("bar.save"), elem_id="save_settings", size="sm", scale=0, min_width=96)
+        reset = gr.Button(t("bar.reset"), elem_id="reset_settings", size="sm", scale=0, min_width=96)
+    _connect_preset(ui, preset)
+    _load_dialog(ui, load)
+    _save_dialog(ui, save)
+    _reset_dialog(ui, reset)
+    return preset
+
+
+def preset_choices(language: Language) -> list[tuple[str, str]]:
+    """Presets as the list shows them: title and for whom."""
+    return [(say("bar.preset_choose", language), "")] + [
+        (f"{preset.title(language)} — {preset.purpose(language)}", preset.name) for preset in list_presets()
+    ]
+
+
+def with_preset(form: Form, by_component: Inputs, name: str) -> RunSettings:
+    """The settings of the page with a preset laid over them."""
+    return apply_preset(read_legal(form.values(by_component)), find_preset(name))
+
+
+def recent_choices() -> list[tuple[str, str]]:
+    """Settings used last: a run by its folder's name, a file by its own."""
+    return [(path.parent.name if path.name == "settings.json" else path.name, str(path)) for path in recent()]
+
+
+def save_name(output_name: str) -> str:
+    """A path to save settings under that is not taken: settings/my_lora.toml."""
+    stem = re.sub(r'[<>:"/\\|?*\s]+', "_", output_name).strip("._") or "settings"
+    folder = home() / "settings"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    return str(next(folder / f"{name}.toml" for name in names if not (folder / f"{name}.toml").exists()))
+
+
+def _connect_preset(ui: Ui, preset: gr.Dropdown) -> None:
+    def choose(by_component: Inputs, request: gr.Request) -> Inputs:
+        language, name = language_of(request), by_component[preset]
+        if not name:
+            return {preset: ""}
+        try:
+            settings = with_preset(ui.form, by_component, name)
+        except UserError as error:
+            toast.warn(error.message(language), language)
+            return {preset: ""}
+        toast.info(say("bar.preset_done", language, title=find_preset(name).title(language)), language)
+        return ui.form.write(settings)
+
+    ui.later.append(
+        lambda: preset.select(choose, {preset, *ui.form.inputs}, {preset, *ui.form.inputs}, **quiet(queue=True))
+    )
+
+
+def _dialog(key: str, elem_id: str) -> gr.Column:
+    column = gr.Column(visible=False, elem_classes="kb-modal", elem_id=elem_id)
+    with column:
+        gr.Markdown(t(key), elem_classes="kb-title")
+    return column
+
+
+def _cancel(dialog: Dialog) -> None:
+    button = gr.Button(t("bar.cancel"), elem_classes="kb-cancel", size="sm")
+    button.click(dialog.close, None, dialog.outputs, **quiet())
+
+
+def _load_dialog(ui: Ui, opener: gr.Button) -> None:
+    with _dialog("load.title", "load_dialog") as box:
+        message = gr.HTML("", padding=False, apply_default_css=False)
+        dialog = Dialog(box, message)
+        chosen = gr.Dropdown(
+            [],
+            value=None,
+            label=t("load.recent"),
+            elem_classes=["kb-field", "kb-choice"],
+            elem_id="recent_settings",
+            filterable=False,
+        )
+        path = ui.picker.box(
+            "load-path", SETTINGS_FILES, label=t("load.path"), info=t("load.path_help"), elem_classes=["kb-field"]
+        )
+        with gr.Row():
+            upload = gr.UploadButton(
+                t("load.upload"), file_types=[".toml", ".json", ".safetensors"], size="sm", elem_id="upload_settings"
+            )
+            _cancel(dialog)
+            load = gr.Button(t("load.load"), variant="primary", size="sm", elem_id="load_path")
+
+    def open_dialog() -> Inputs:
+        return {box: gr.update(visible=True), message: "", chosen: gr.update(choices=recent_choices(), value=None)}
+
+    def load_from(get: Callable[[Any], Path | None], *, ours: bool) -> Callable[..., Inputs]:
+        def handler(typed: Any, request: gr.Request) -> Inputs:
+            language, file = language_of(request), get(typed)
+            if file is None:
+                return dialog.say(say("load.nothing", language))
+            try:
+                if ours and not is_allowed(file, ui.context.roots):
+                    return dialog.say(say("browse.not_allowed", language))
+                settings = load_settings(file)
+            except UserError as error:
+                return dialog.say(error.message(language))
+            if ours:
+                remember(file / "settings.json" if file.is_dir() else file)
+            toast.info(say("load.done", language, name=file.name), language)
+            return dialog.close() | ui.form.write(settings)
+
+        return handler
+
+    def register() -> None:
+        outputs = dialog.outputs | ui.form.inputs
+        typed = load_from(_as_path, ours=True)
+        opener.click(open_dialog, None, dialog.outputs | {chosen}, **quiet())
+        load.click(typed, path, outputs, **quiet(queue=True))
+        path.submit(typed, path, outputs, **quiet(queue=True))
+        chosen.select(typed, chosen, outputs, **quiet(queue=True))
+        upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True))
+
+    ui.later.append(register)
+
+
+def _save_dialog(ui: Ui, opener: gr.Button) -> None:
+    with _dialog("save.title", "save_dialog") as box:
+        message = gr.HTML("", padding=False, apply_default_css=False)
+        dialog = Dialog(box, message)
+        path = gr.Textbox(
+            label=t("save.path"), info=t("save.path_help"), elem_classes=["kb-field"], elem_id="save_path"
+        )
+        overwrite = gr.Checkbox(False, label=t("save.overwrite"), elem_classes=["kb-field"], elem_id="save_overwrite")
+        with gr.Row():
+            _cancel(dialog)
+            save = gr.Button(t("save.save"), variant="primary", size="sm", elem_id="save_now")
+
+    def open_dialog(output_name: str) -> Inputs:
+        return {box: gr.update(visible=True), message: "", path: save_name(output_name), overwrite: False}
+
+    def write(by_component: Inputs, request: gr.Request) -> Inputs:
+        language, file = language_of(request), _as_path(by_component[path])
+        if file is None:
+            return dialog.say(say("save.nothing", language))
+        file = file if file.suffix else file.with_suffix(".toml")
+        try:
+            if not is_allowed(file, ui.context.roots):
+                return dialog.say(say("browse.not_allowed", language))
+            save_settings(read(ui.form.values(by_component)), file, overwrite=by_component[overwrite])
+        except UserError as error:
+            return dialog.say(_capital(error.message(language).removeprefix(": ")))
+        remember(file)
+        toast.info(say("save.done", language, path=file), language)
+        return dialog.close()
+
+    def register() -> None:
+        name = ui.form.components["save.output_name"]
+        opener.click(open_dialog, name, dialog.outputs | {path, overwrite}, **quiet())
+        save.click(write, {path, overwrite, *ui.form.inputs}, dialog.outputs, **quiet(queue=True))
+
+    ui.later.append(register)
+
+
+def _reset_dialog(ui: Ui, opener: gr.Button) -> None:
+    with _dialog("reset.title", "reset_dialog") as box:
+        dialog = Dialog(box, gr.HTML("", padding=False, apply_default_css=False))
+        gr.Markdown(t("reset.text"))
+        with gr.Row():
+            _cancel(dialog)
+            reset = gr.Button(t("reset.reset"), variant="primary", size="sm", elem_id="reset_now")
+
+    def register() -> None:
+        opener.click(lambda: gr.update(visible=True), None, box, **quiet())
+        reset.click(
+            lambda: dialog.close() | ui.form.write(RunSettings()), None, dialog.outputs | ui.form.inputs, **quiet()
+        )
+
+    ui.later.append(register)
+
+
+def _as_path(typed: Any) -> Path | None:
+    cleaned = clean_path(typed or "")
+    return Path(cleaned) if cleaned else None
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

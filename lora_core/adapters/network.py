@@ -1,0 +1,156 @@
+"""All adapters of a model, as one thing to train, switch on and off, save and load."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lora_core.adapters.base import Adapter, Part
+from lora_core.adapters.keys import by_layer, check_same_layers, key
+from lora_core.adapters.lora import Lora, SharedInput, product_norm
+from lora_core.errors import UserError
+from lora_core.settings import LoraSettings
+
+if TYPE_CHECKING:
+    from lora_core.families.base import Target
+
+ALGORITHMS: dict[str, type[Lora]] = {"lora": Lora}
+
+SHARED_INPUTS = (
+    ("attn1_to_q", "attn1_to_k", "attn1_to_v"),
+    ("attn2_to_k", "attn2_to_v"),
+    ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj"),
+)
+"""Ends of the names of layers that are called with the same tensor."""
+
+
+class AdapterNetwork(nn.Module):
+    """The adapters by name, in the order of the targets."""
+
+    def __init__(self, adapters: Iterable[Lora]):
+        super().__init__()
+        self.adapters: Mapping[str, Lora] = nn.ModuleDict({adapter.name: adapter for adapter in adapters})
+        self._groups = share_inputs(self.adapters)
+
+    @classmethod
+    def create(cls, targets: Sequence["Target"], settings: LoraSettings, seed: int) -> "AdapterNetwork":
+        """New adapters that change nothing yet. Each starts from a seed of its own, made of ``seed`` and its name."""
+        assert targets, "no layer to put an adapter on"
+        algorithm = ALGORITHMS[settings.algo]
+        return cls(algorithm.create(t.name, t.module, t.part, settings, _generator(seed, t.name)) for t in targets)
+
+    @classmethod
+    def from_kohya(cls, targets: Sequence["Target"], state: Mapping[str, Tensor]) -> "AdapterNetwork":
+        """Adapters on the layers that a file names, with its ranks and alphas.
+
+        Raises UserError for a layer the model does not have, or an empty file.
+        """
+        layers, by_name = by_layer(state), {target.name: target for target in targets}
+        if not layers:
+            raise UserError("adapter.empty")
+        check_same_layers(layers, layers.keys() & by_name.keys())
+        chosen = [target for target in targets if target.name in layers]
+        return cls(Lora.from_tensors(t.name, t.module, t.part, layers[t.name]) for t in chosen)
+
+    # ---- on and off --------------------------------------------------------------------------------------------
+
+    def attach(self) -> "AdapterNetwork":
+        """Puts every adapter on its layer."""
+        for adapter in self:
+            adapter.attach()
+        return self
+
+    def detach(self) -> "AdapterNetwork":
+        """Takes every adapter off: the model is the base again, bit for bit."""
+        for adapter in reversed(list(self)):
+            adapter.detach()
+        for group in self._groups:
+            group.forget()
+        return self
+
+    @property
+    def attached(self) -> bool:
+        return all(adapter.attached for adapter in self)
+
+    @property
+    def multiplier(self) -> float:
+        """Strength of the whole network, as in <lora:name:0.8>; 0 is the base model."""
+        return next(iter(self)).multiplier
+
+    @multiplier.setter
+    def multiplier(self, value: float) -> None:
+        for adapter in self:
+            adapter.multiplier = float(value)
+
+    # ---- what there is -----------------------------------------------------------------------------------------
+
+    def __iter__(self):
+        return iter(self.adapters.values())
+
+    def of(self, part: Part | None = None) -> list[Adapter]:
+        """The adapters of one part of the model, or all."""
+        return [adapter for adapter in self if part in (None, adapter.part)]
+
+    def parameters_of(self, part: Part) -> list[nn.Parameter]:
+        return [parameter for adapter in self.of(part) for parameter in adapter.parameters()]
+
+    def count_modules(self, part: Part | None = None) -> int:
+        return len(self.of(part))
+
+    def count_parameters(self, part: Part | None = None) -> int:
+        return sum(parameter.numel() for adapter in self.of(part) for parameter in adapter.parameters())
+
+    # ---- files -------------------------------------------------------------------------------------------------
+
+    def state_dict_kohya(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """What a LoRA file holds, on the CPU."""
+        return {
+            key(adapter.name, kind): tensor.to("cpu", dtype, copy=True).contiguous()
+            for adapter in self
+            for kind, tensor in adapter.tensors().items()
+        }
+
+    def load_kohya(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a file's numbers. Raises UserError unless it has exactly these layers, ranks and alphas."""
+        layers = by_layer(state)
+        check_same_layers(layers, self.adapters.keys())
+        for adapter in self:
+            adapter.load(layers[adapter.name])
+
+    # ---- between steps -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def scale_weight_norms(self, limit: float) -> tuple[Tensor, Tensor]:
+        """Shrinks every update whose Frobenius norm exceeds ``limit`` to it, both matrices alike.
+
+        Returns how many were shrunk and the mean norm afterwards, as tensors on the device: reading them would wait.
+        """
+        norms_M = torch.stack([product_norm(a.up, a.down) * (a.alpha / a.rank) for a in self])
+        ratios_M = (limit / norms_M.clamp(min=limit)).sqrt()
+        ratios = ratios_M.unbind()
+        torch._foreach_mul_([a.down for a in self], list(ratios))
+        torch._foreach_mul_([a.up for a in self], list(ratios))
+        return (norms_M > limit).sum(), norms_M.clamp(max=limit).mean()
+
+
+def share_inputs(adapters: Mapping[str, Lora]) -> list[SharedInput]:
+    """Joins the adapters whose layers are called with the same input."""
+    groups = []
+    for first, *others in SHARED_INPUTS:
+        for name in [n for n in adapters if n.endswith(first)]:
+            stem = name.removesuffix(first)
+            members = [adapters[n] for n in (name, *(stem + other for other in others)) if n in adapters]
+            if len(members) > 1 and len({m.down.shape[1] for m in members}) == 1:
+                group = SharedInput(members)
+                for member in members:
+                    member.together = group
+                groups.append(group)
+    return groups
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """Random numbers that depend on nothing but the seed and the layer's name."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

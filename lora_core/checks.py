@@ -1,0 +1,296 @@
+"""Do the settings fit together? Findings across fields, pure: nothing here looks at the machine or the disk.
+
+One small function a rule; ``COMBINATIONS`` lists them all. Limits of single fields are in lora_core/settings, and what
+depends on this machine is in lora_core/preflight.py.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lora_core.errors import Problem
+from lora_core.settings import FINDS_ITS_OWN_RATE, LoraSettings, RunSettings, sides
+
+Found = Iterator[Problem]
+
+
+def combination_problems(settings: RunSettings) -> list[Problem]:
+    """All findings, errors first. An error keeps the run from starting; most carry a fix."""
+    found = [problem for rule in COMBINATIONS for problem in rule(settings)]
+    return sorted(found, key=lambda problem: problem.severity != "error")
+
+
+def effective_scale(network: LoraSettings) -> float:
+    """What the LoRA's effect is multiplied by: alpha / rank."""
+    return network.alpha / network.rank
+
+
+def rates(settings: RunSettings) -> dict[str, float]:
+    """Learning rate of each part that is trained, by the path of the setting that decides it."""
+    train = settings.train
+    parts = {"train.unet_lr": train.unet_lr}
+    if train.train_text_encoder:
+        parts["train.text_encoder_lr"] = train.text_encoder_lr
+    return {
+        path if rate is not None else "train.learning_rate": rate if rate is not None else train.learning_rate
+        for path, rate in parts.items()
+    }
+
+
+def _uses_rates(settings: RunSettings) -> bool:
+    """False when Adafactor finds its own learning rate and the ones in the settings are not used."""
+    return not getattr(settings.optimizer, "relative_step", False)
+
+
+def _ordinary_rates(settings: RunSettings) -> dict[str, float]:
+    """The learning rates, if they are plain step sizes; empty if the optimizer finds its own."""
+    ordinary = settings.optimizer.name not in FINDS_ITS_OWN_RATE and _uses_rates(settings)
+    return rates(settings) if ordinary else {}
+
+
+_ONE_RATE = {"train.learning_rate": 1.0, "train.unet_lr": None, "train.text_encoder_lr": None}
+_LEAST_MULTIPLIER = 0.1
+_HIGH_RATE = 0.01
+"""Far above what any LoRA takes with an ordinary optimizer: usually left over from Prodigy's 1."""
+
+
+def own_rate_too_low(settings: RunSettings) -> Found:
+    """Prodigy and D-Adaptation multiply the rate they find by the learning rate: 1e-4 then learns nothing."""
+    if settings.optimizer.name in FINDS_ITS_OWN_RATE:
+        for path, rate in rates(settings).items():
+            if rate < _LEAST_MULTIPLIER:
+                yield _error(
+                    path, "checks.own_rate_low", _ONE_RATE, optimizer=settings.optimizer.name, rate=f"{rate:g}"
+                )
+
+
+def own_rate_differs(settings: RunSettings) -> Found:
+    """They find one rate for the whole LoRA, so that parts can't have different ones."""
+    found = set(rates(settings).values())
+    if settings.optimizer.name in FINDS_ITS_OWN_RATE and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
+        fix = {"train.unet_lr": None, "train.text_encoder_lr": None}
+        path = "train.text_encoder_lr" if settings.train.text_encoder_lr is not None else "train.unet_lr"
+        yield _error(path, "checks.own_rate_differs", fix, optimizer=settings.optimizer.name)
+
+
+def rate_too_high(settings: RunSettings) -> Found:
+    for path, rate in _ordinary_rates(settings).items():
+        if rate > _HIGH_RATE:
+            values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}"}
+            yield _warning(path, "checks.rate_high", {path: 1e-4}, **values)
+
+
+def rate_too_high_for_rank(settings: RunSettings) -> Found:
+    """A big LoRA at full scale breaks sooner than a small one at the same rate."""
+    scale, rank = effective_scale(settings.network), settings.network.rank
+    for path, rate in _ordinary_rates(settings).items():
+        if rank >= 64 and rate * scale > 1e-3 and rate <= _HIGH_RATE:
+            values = {"rate": f"{rate:g}", "rank": rank, "scale": f"{scale:g}"}
+            yield _warning(path, "checks.rate_high_for_rank", {path: 1e-4}, **values)
+
+
+def alpha_over_rank(settings: RunSettings) -> Found:
+    network = settings.network
+    if network.alpha > network.rank:
+        values = {"alpha": f"{network.alpha:g}", "rank": network.rank, "scale": f"{effective_scale(network):g}"}
+        yield _warning("network.alpha", "checks.alpha_over_rank", {"network.alpha": float(network.rank)}, **values)
+
+
+def alpha_tiny(settings: RunSettings) -> Found:
+    """alpha 1 with rank 32 divides the effect by 32; at a usual learning rate little is learned."""
+    scale = effective_scale(settings.network)
+    highest = max(_ordinary_rates(settings).values(), default=1.0)
+    if scale < 0.1 and highest < 5e-4:
+        values = {"alpha": f"{settings.network.alpha:g}", "rank": settings.network.rank, "scale": f"{scale:.2g}"}
+        yield _warning("network.alpha", "checks.alpha_tiny", {"network.alpha": settings.network.rank / 2}, **values)
+
+
+def adafactor_schedule(settings: RunSettings) -> Found:
+    """The adafactor schedule only follows the rate that Adafactor itself finds."""
+    if settings.schedule.name != "adafactor":
+        return
+    if settings.optimizer.name != "Adafactor":
+        fix = {"schedule.name": "cosine"}
+        yield _error("schedule.name", "checks.adafactor_schedule", fix, optimizer=settings.optimizer.name)
+    elif not settings.optimizer.relative_step:
+        yield _warning("schedule.name", "checks.adafactor_schedule_constant", {"schedule.name": "constant"})
+
+
+def adafactor_own_rate(settings: RunSettings) -> Found:
+    """An Adafactor that finds its own rate takes neither a schedule nor learning rates from outside."""
+    if _uses_rates(settings):
+        return
+    if settings.schedule.name not in ("adafactor", "constant"):
+        fix = {"schedule.name": "adafactor"}
+        yield _error("schedule.name", "checks.adafactor_own_rate", fix, schedule=settings.schedule.name)
+    for path in rates(settings):
+        if path != "train.learning_rate":
+            yield _warning(path, "checks.adafactor_ignores_rate", {path: None})
+
+
+def schedule_free(settings: RunSettings) -> Found:
+    """Schedule-free optimizers average the weights in place of a falling learning rate."""
+    name = getattr(settings.optimizer, "class_path", "") or settings.optimizer.name
+    if "ScheduleFree" in name and settings.schedule.name not in ("constant", "constant_with_warmup"):
+        fix = {"schedule.name": "constant"}
+        yield _error("schedule.name", "checks.schedule_free", fix, optimizer=name, schedule=settings.schedule.name)
+
+
+def custom_optimizer(settings: RunSettings) -> Found:
+    if settings.optimizer.name == "custom":
+        path = settings.optimizer.class_path.strip()
+        if not all(part.isidentifier() for part in path.split(".")) or "." not in path:
+            yield _error("optimizer.class_path", "checks.class_path", given=path)
+
+
+def text_encoder_rate_unused(settings: RunSettings) -> Found:
+    train = settings.train
+    if not train.train_text_encoder and train.text_encoder_lr is not None:
+        path = "train.text_encoder_lr"
+        yield _warning(path, "checks.text_encoder_rate_unused", {path: None}, rate=f"{train.text_encoder_lr:g}")
+
+
+def fp16_on_cpu(settings: RunSettings) -> Found:
+    if settings.train.device == "cpu" and settings.train.mixed_precision == "fp16":
+        yield _error("train.mixed_precision", "checks.fp16_on_cpu", {"train.mixed_precision": "auto"})
+
+
+def cache_with_random_crop(settings: RunSettings) -> Found:
+    """A cached latent is one crop; a random crop needs a new one at every step."""
+    if settings.dataset.random_crop and settings.dataset.cache_latents != "off":
+        yield _error("dataset.random_crop", "checks.cache_random_crop", {"dataset.cache_latents": "off"})
+
+
+def keep_tokens_unused(settings: RunSettings) -> Found:
+    dataset = settings.dataset
+    if dataset.keep_tokens and not dataset.shuffle_caption:
+        fix = {"dataset.shuffle_caption": True}
+        yield _warning("dataset.keep_tokens", "checks.keep_tokens", fix, count=dataset.keep_tokens)
+
+
+def captions_never_seen(settings: RunSettings) -> Found:
+    dataset = settings.dataset
+    if dataset.caption_dropout_rate == 1:
+        fix: dict[str, Any] = {"dataset.caption_dropout_rate": 0.05}
+        yield _warning("dataset.caption_dropout_rate", "checks.no_captions", fix)
+    elif dataset.caption_dropout_every_n_epochs == 1:
+        fix = {"dataset.caption_dropout_every_n_epochs": None}
+        yield _warning("dataset.caption_dropout_every_n_epochs", "checks.no_captions", fix)
+
+
+def regularisation_without_weight(settings: RunSettings) -> Found:
+    if settings.dataset.reg_dir is not None and settings.train.prior_loss_weight == 0:
+        fix = {"train.prior_loss_weight": 1.0}
+        yield _warning("train.prior_loss_weight", "checks.regularisation_weight", fix)
+
+
+def bucket_limits(settings: RunSettings) -> Found:
+    """Limits of bucket sides count only while small images are enlarged."""
+    dataset = settings.dataset
+    if not dataset.enable_bucket or dataset.bucket_no_upscale:
+        return
+    low, high = dataset.min_bucket_reso, dataset.max_bucket_reso
+    if low > high:
+        fix = {"dataset.min_bucket_reso": high, "dataset.max_bucket_reso": low}
+        yield _error("dataset.min_bucket_reso", "checks.bucket_order", fix, low=low, high=high)
+        return
+    shortest, longest = min(sides(dataset.resolution)), max(sides(dataset.resolution))
+    if shortest < low:
+        fix = {"dataset.min_bucket_reso": max(8, shortest)}
+        values = {"resolution": dataset.resolution, "low": low}
+        yield _error("dataset.min_bucket_reso", "checks.resolution_below_buckets", fix, **values)
+    if longest > high:
+        fix = {"dataset.max_bucket_reso": longest}
+        values = {"resolution": dataset.resolution, "high": high}
+        yield _error("dataset.max_bucket_reso", "checks.resolution_above_buckets", fix, **values)
+
+
+_CELL = 8
+"""Pixels per side of a latent in Stable Diffusion: sides of training pictures must be multiples of it."""
+
+
+def bucket_steps(settings: RunSettings) -> Found:
+    dataset = settings.dataset
+    step = dataset.bucket_reso_steps
+    if not dataset.enable_bucket:
+        return
+    if step % _CELL:
+        fix = {"dataset.bucket_reso_steps": max(_CELL, step // _CELL * _CELL)}
+        yield _error("dataset.bucket_reso_steps", "checks.bucket_steps", fix, step=step)
+    elif min(sides(dataset.resolution)) < step:
+        fix = {"dataset.bucket_reso_steps": min(sides(dataset.resolution)) // _CELL * _CELL}
+        values = {"resolution": dataset.resolution, "step": step}
+        yield _error("dataset.bucket_reso_steps", "checks.bucket_steps_over_resolution", fix, **values)
+
+
+def resolution_without_buckets(settings: RunSettings) -> Found:
+    """With buckets the resolution is an area; without, it is the size itself and must fit the latents."""
+    dataset = settings.dataset
+    if not dataset.enable_bucket and any(side % _CELL for side in sides(dataset.resolution)):
+        near = ",".join(str(max(16, side // _CELL * _CELL)) for side in sides(dataset.resolution))
+        values = {"resolution": dataset.resolution, "near": near}
+        yield _error("dataset.resolution", "checks.resolution_cells", {"dataset.resolution": near}, **values)
+
+
+_LONGEST_NAME = 180
+"""Bytes of UTF-8; with "-step00001000-state", ".safetensors" and a temporary ending it must stay under 255."""
+
+
+def name_too_long(settings: RunSettings) -> Found:
+    """A limit of 120 letters is not enough: a Japanese letter takes three bytes of a file name."""
+    name = settings.save.output_name
+    if len(name.encode()) > _LONGEST_NAME:
+        short = name.encode()[:_LONGEST_NAME].decode(errors="ignore").rstrip(" .")
+        yield _error("save.output_name", "checks.name_long", {"save.output_name": short}, length=len(short))
+
+
+def never_saved_on_the_way(settings: RunSettings) -> Found:
+    save, train = settings.save, settings.train
+    if train.max_train_steps is None and (save.save_every_n_epochs or 0) > train.epochs:
+        path, values = "save.save_every_n_epochs", {"every": save.save_every_n_epochs, "last": train.epochs}
+        yield _warning(path, "checks.save_epochs", {path: 1}, **values)
+    if (save.save_every_n_steps or 0) > (train.max_train_steps or float("inf")):
+        path, values = "save.save_every_n_steps", {"every": save.save_every_n_steps, "last": train.max_train_steps}
+        yield _warning(path, "checks.save_steps", {path: None}, **values)
+
+
+def samples_never_drawn(settings: RunSettings) -> Found:
+    """A cadence without prompts is no problem: it is the default. Prompts without a cadence were meant to be drawn."""
+    sample = settings.sample
+    lines = (line.strip() for line in sample.prompts.splitlines())
+    wanted = any(line and not line.startswith("#") for line in lines)
+    if wanted and not (sample.at_start or sample.every_n_epochs or sample.every_n_steps):
+        yield _warning("sample.every_n_epochs", "checks.samples_never", {"sample.every_n_epochs": 1})
+
+
+COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
+    own_rate_too_low,
+    own_rate_differs,
+    rate_too_high,
+    rate_too_high_for_rank,
+    alpha_over_rank,
+    alpha_tiny,
+    adafactor_schedule,
+    adafactor_own_rate,
+    schedule_free,
+    custom_optimizer,
+    text_encoder_rate_unused,
+    fp16_on_cpu,
+    cache_with_random_crop,
+    keep_tokens_unused,
+    captions_never_seen,
+    regularisation_without_weight,
+    bucket_limits,
+    bucket_steps,
+    resolution_without_buckets,
+    name_too_long,
+    never_saved_on_the_way,
+    samples_never_drawn,
+)
+
+
+def _error(path: str, key: str, fix: dict[str, Any] | None = None, /, **values: Any) -> Problem:
+    return Problem(path, key, values, "error", fix or {})
+
+
+def _warning(path: str, key: str, fix: dict[str, Any] | None = None, /, **values: Any) -> Problem:
+    return Problem(path, key, values, "warning", fix or {})

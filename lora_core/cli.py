@@ -1,0 +1,129 @@
+"""The ``kumakobo`` command."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_core.errors import UserError
+from lora_core.i18n import Language, text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # Windows consoles may not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["gui"]:  # the page has its own options and help
+        return run_gui(words[1:])
+    arguments = parser().parse_args(words)
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        print(error.message(language()), file=sys.stderr)
+        return 2
+
+
+def language() -> Language:
+    """The terminal's language, by KUMAKOBO_LANG or the usual locale variables."""
+    chosen = next((os.environ[v] for v in ("KUMAKOBO_LANG", "LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(v)), "")
+    return "ja" if chosen.lower().startswith("ja") else "en"
+
+
+def parser() -> argparse.ArgumentParser:
+    says = language()
+    top = argparse.ArgumentParser("kumakobo", description=text("cli.description", says))
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    commands.add_parser("gui", help=text("cli.gui", says))
+
+    train = commands.add_parser(
+        "train",
+        help=text("cli.train", says),
+        description=text("cli.train.description", says),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=text("cli.train.examples", says),
+    )
+    train.set_defaults(run=run_train)
+    train.add_argument("settings", type=Path, help=text("cli.train.settings", says))
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text("cli.train.set", says))
+    train.add_argument("--preset", metavar="NAME", help=text("cli.train.preset", says))
+    train.add_argument("--check", action="store_true", help=text("cli.train.check", says))
+
+    demo = commands.add_parser("demo", help=text("cli.demo", says), description=text("cli.demo.description", says))
+    demo.set_defaults(run=run_demo)
+    demo.add_argument("--output", type=Path, help=text("cli.demo.output", says))
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text("cli.train.set", says))
+
+    doctor = commands.add_parser("doctor", help=text("cli.doctor", says), description=text("cli.doctor", says))
+    doctor.set_defaults(run=run_doctor)
+    doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
+    return top
+
+
+def run_gui(words: Sequence[str]) -> int:
+    from app.__main__ import main as gui
+
+    return gui(words)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train from a settings file, or from a run folder as the app makes it."""
+    from lora_core.runs import RunFolder, create_run
+    from lora_core.settings.files import load_settings
+    from lora_core.settings.overlay import apply_overrides
+    from lora_core.train.console import Console
+    from lora_core.train.runner import run_training
+
+    folder = RunFolder(arguments.settings)
+    is_run = arguments.settings.is_dir() and folder.settings.is_file()
+    settings = load_settings(folder.settings if is_run else arguments.settings)
+    if arguments.preset:
+        settings = with_preset(settings, arguments.preset)
+    settings = apply_overrides(settings, arguments.set)
+    if arguments.check:
+        return report_problems(settings)
+    forbid_network(settings.model.allow_download)
+    return run_training(settings, folder if is_run else create_run(settings), Console(language()))
+
+
+def with_preset(settings, name: str):
+    from lora_core.settings.presets import find_preset, lay_over
+
+    return lay_over(settings, find_preset(name))
+
+
+def report_problems(settings) -> int:
+    """Print what a start would say; 1 if it would not start."""
+    from lora_core.preflight import check
+
+    found = check(settings)
+    for problem in found:
+        print(f"{problem.severity}: {problem.path}: {problem.message(language())}")
+    if not found:
+        print(text("cli.check.ok", language()))
+    return int(any(problem.severity == "error" for problem in found))
+
+
+def forbid_network(allowed: bool) -> None:
+    """Keep the libraries from asking the Hub for anything, unless the settings allow a download."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_TELEMETRY", "1")
+    if not allowed:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from lora_core.demo.run import run
+
+    forbid_network(False)
+    return run(arguments.output, arguments.set, language())
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    from lora_core.doctor import main as doctor
+
+    return doctor(["--json"] if arguments.json else [])

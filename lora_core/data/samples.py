@@ -1,0 +1,99 @@
+"""From folders to the list of samples of an epoch: repeats, regularisation, captions and places in buckets."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_core.data.buckets import Buckets, Placement
+from lora_core.data.captions import read_caption
+from lora_core.data.content import ahead, content_hash
+from lora_core.data.folders import ImageFile, Scan, Subset
+from lora_core.data.images import image_size
+from lora_core.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One showing of one image in an epoch."""
+
+    image: ImageFile
+    subset: Subset
+    placement: Placement
+    loss_weight: float
+    caption: str
+    """The caption file's text, else the folder's words; options such as shuffling come later, at each showing."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """An image and how often it is shown per epoch."""
+
+    image: ImageFile
+    subset: Subset
+    repeats: int
+
+
+def build_samples(scan: Scan, settings: RunSettings, *, read_captions: bool = True) -> list[Sample]:
+    """All samples of an epoch, in a fixed order: training images, then regularisation images.
+
+    Reads headers of images and caption files only. Raises UserError for those that cannot be read.
+    """
+    buckets = Buckets.of(settings.dataset)
+    samples = []
+    for item in repeated(scan, use_reg=uses_reg(settings)):
+        placement = buckets.choose(*image_size(item.image.path))
+        weight = settings.train.prior_loss_weight if item.subset.is_reg else 1.0
+        caption = caption_text(item.image, item.subset) if read_captions else ""
+        samples += [Sample(item.image, item.subset, placement, weight, caption)] * item.repeats
+    return samples
+
+
+def uses_reg(settings: RunSettings) -> bool:
+    """Regularisation images that weigh nothing are left out rather than computed for nothing."""
+    return settings.dataset.reg_dir is not None and settings.train.prior_loss_weight > 0
+
+
+def repeated(scan: Scan, *, use_reg: bool = True) -> list[Repeated]:
+    """Each image with its repeats; regularisation images are topped up to the number of training samples."""
+    train = [Repeated(image, subset, subset.repeats) for subset in scan.train for image in subset.images]
+    reg = [Repeated(image, subset, subset.repeats) for subset in scan.reg for image in subset.images]
+    wanted = sum(item.repeats for item in train)
+    return train + (top_up(reg, wanted) if use_reg else [])
+
+
+def top_up(reg: Sequence[Repeated], wanted: int) -> list[Repeated]:
+    """Take regularisation images in order, with their repeats, until there are enough; if there are too few, show
+    them once more each, in order, round and round. The last image taken keeps all its repeats.
+    """
+    taken: list[Repeated] = []
+    total = 0
+    for item in reg:
+        if total >= wanted:
+            break
+        taken.append(item)
+        total += item.repeats
+    rounds, rest = divmod(max(0, wanted - total), max(1, len(taken)))
+    return [
+        Repeated(item.image, item.subset, item.repeats + rounds + (index < rest)) for index, item in enumerate(taken)
+    ]
+
+
+def caption_text(image: ImageFile, subset: Subset) -> str:
+    """What an image's caption file says, else its folder's words. An empty file is an empty caption."""
+    return subset.class_tokens if image.caption_path is None else read_caption(image.caption_path).text
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Says whether two lists of samples are the same to training: pixels, captions, places, weights and order.
+
+    Names and places of files do not count, so that a moved folder can be resumed.
+    """
+    paths = list({sample.image.path: None for sample in samples})
+    contents = dict(zip(paths, ahead(content_hash, paths), strict=True))
+    digest = hashlib.sha256()
+    for sample in samples:
+        place = sample.placement
+        facts = [place.bucket, place.resized, place.crop, sample.caption, sample.loss_weight]
+        digest.update(json.dumps([contents[sample.image.path], *facts]).encode())
+    return digest.hexdigest()

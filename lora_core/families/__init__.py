@@ -1,0 +1,35 @@
+"""Model families: everything the trainer needs to know of Stable Diffusion 1.x, and of those to come.
+
+Importing this package loads no torch; taking a family out of ``FAMILIES`` does.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_core.families.base import ModelFamily
+
+
+class _Families(Mapping[str, "ModelFamily"]):
+    """A table whose rows are modules until they are asked for."""
+
+    def __init__(self, rows: dict[str, tuple[str, str]]):
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> "ModelFamily":
+        module, cls = self._rows[name]
+        return getattr(import_module(module), cls)()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+FAMILIES: Mapping[str, "ModelFamily"] = _Families(
+    {
+        "sd1": ("lora_core.families.sd", "StableDiffusion1"),
+    }
+)

@@ -1,0 +1,102 @@
+"""Where the source model is, and whether it is one that can be trained. Torch-free: the form asks this too."""
+
+import re
+from pathlib import Path
+
+from lora_core.errors import UserError
+from lora_core.io.folders import PARTS, has_weights, identify_folder
+from lora_core.io.headers import FileKind, identify, read_header
+from lora_core.io.kinds import FAMILY_NAMES
+from lora_core.settings import ModelSettings
+from lora_core.settings.base import clean_path
+
+BUILT_IN = "built-in"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_CONFIGS = ["model_index.json", "*/*.json", "tokenizer/*"]
+_WEIGHTS = ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors"]
+
+
+def is_hub_name(base: str) -> bool:
+    """True for "owner/name" that is no path on this machine."""
+    return bool(_HUB_NAME.fullmatch(base)) and not base.endswith(_FILE_ENDINGS) and not Path(base).exists()
+
+
+def base_path(model: ModelSettings) -> Path:
+    """The source model as a path. "built-in" is the small model that comes along.
+
+    Raises UserError for an empty field and for a Hugging Face name, which is no path.
+    """
+    base = clean_path(model.base)
+    if not base:
+        raise UserError("model.not_given")
+    if base == BUILT_IN:
+        from lora_core.demo import MINI_MODEL
+
+        return MINI_MODEL
+    if is_hub_name(base):
+        raise UserError("model.hub_not_allowed" if not model.allow_download else "model.hub_is_no_path", name=base)
+    path = Path(base)
+    return path.parent if path.name == "model_index.json" else path
+
+
+def require_base(model: ModelSettings) -> FileKind | None:
+    """Raises UserError unless the source model can be trained, judged by its header.
+
+    Returns None for a Hugging Face name that may be downloaded: nothing is known of it yet.
+    """
+    if model.allow_download and is_hub_name(model.base.strip()):
+        return None
+    path = base_path(model)
+    return check_base(identify(path), separate_vae=model.vae is not None)
+
+
+def check_base(kind: FileKind, *, separate_vae: bool = False) -> FileKind:
+    """Raises UserError unless the file is a whole Stable Diffusion 1.x model."""
+    path = kind.path
+    if kind.kind in {"lora", "vae", "text_encoder", "embedding", "controlnet"}:
+        raise UserError(f"model.is_{kind.kind}", path=path)
+    if kind.kind == "unknown" or kind.family == "unknown":
+        raise UserError("model.is_unknown", path=path)
+    if kind.family != "sd1":
+        raise UserError("model.other_family", path=path, family=FAMILY_NAMES[kind.family])
+    if kind.kind == "unet":
+        raise UserError("model.is_unet", path=path)
+    if kind.in_channels != 4:
+        raise UserError("model.is_inpainting", path=path)
+    if not kind.has_text_encoder:
+        raise UserError("model.no_text_encoder", path=path)
+    if not kind.has_vae and not separate_vae:
+        raise UserError("model.no_vae", path=path)
+    return kind
+
+
+def require_vae(path: Path) -> FileKind:
+    """Raises UserError unless the path is a VAE of Stable Diffusion: a file, its folder, or a whole model's folder."""
+    if path.is_dir() and (path / "vae" / "config.json").is_file():
+        path = path / "vae"
+    kind = identify_folder(path, read_header) if path.is_dir() else identify(path)
+    if not kind.has_vae:
+        raise UserError("vae.is_none", path=path)
+    if kind.kind == "vae" and kind.family != "sd1":
+        raise UserError("vae.other_family", path=path)
+    return kind
+
+
+def download(name: str) -> Path:
+    """Folder of a Hugging Face model, fetched into the user's cache. Only called when the user allowed it.
+
+    Half-precision copies are fetched only where a model has nothing else.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path()
+    for ignored in (["*.fp16.*", "*non_ema*", "*ema_only*"], ["*non_ema*"]):
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _WEIGHTS, ignore_patterns=ignored))
+        except (OSError, ValueError) as error:  # no network, no such model, not a name: all are these
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError("model.download_failed", name=name, reason=reason) from error
+        if all((folder / part).is_dir() and has_weights(folder, part) for part in PARTS):
+            return folder
+    raise UserError("folder.no_model", path=name)

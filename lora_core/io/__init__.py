@@ -1,0 +1,1 @@
+"""Files: what they are, and reading and writing them safely."""

@@ -1,0 +1,112 @@
+"""Diffusers folders: where each part's weights are, and what model the folder holds. Torch-free."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_core.errors import UserError
+from lora_core.io.kinds import Family, FileKind, classify
+from lora_core.io.tensors import Header
+
+_PIPELINES: tuple[tuple[str, Family], ...] = (
+    ("StableDiffusionXL", "sdxl"),
+    ("StableDiffusion3", "sd3"),
+    ("Flux", "flux"),
+)
+_CONTEXT: dict[int, Family] = {1024: "sd2", 2048: "sdxl"}
+PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+"""Folders of a Stable Diffusion 1 model and the stem of their weight files."""
+_OLD_STEMS = {"text_encoder": "pytorch_model"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError when it is missing or is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("folder.part_missing", path=path.parent, name=path.name) from None
+    except (OSError, ValueError) as error:
+        raise UserError("model.damaged", path=path) from error
+    if not isinstance(content, dict):
+        raise UserError("model.damaged", path=path)
+    return content
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The files that hold one part's weights: full precision before variants, .safetensors before .bin.
+
+    A model cut into several files is found by its index. Raises UserError when there are none, or one is missing.
+    """
+    for ending in (".safetensors", ".bin"):
+        plain = folder / f"{stem}{ending}"
+        variants = sorted(folder.glob(f"{stem}.*{ending}"))
+        variants = [path for path in variants if "-of-" not in path.name and "non_ema" not in path.name]
+        if plain.is_file() or variants:
+            return [plain if plain.is_file() else variants[0]]
+        if indices := sorted(folder.glob(f"{stem}{ending}.index*.json")):
+            return _shards(folder, indices[0])
+    return []
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    files = [folder / Path(name).name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise UserError("folder.part_missing", path=folder, name=file.name)
+    return files
+
+
+def part_files(folder: Path, part: str) -> list[Path]:
+    """Weight files of unet, vae or text_encoder in a diffusers folder. Raises UserError when there are none."""
+    files = _find_weights(folder, part)
+    if not files:
+        raise UserError("folder.part_missing", path=folder, name=f"{part}/{PARTS[part]}.safetensors")
+    return files
+
+
+def has_weights(folder: Path, part: str) -> bool:
+    return bool(_find_weights(folder, part))
+
+
+def _find_weights(folder: Path, part: str) -> list[Path]:
+    stem = PARTS[part]
+    return weight_files(folder / part, stem) or weight_files(folder / part, _OLD_STEMS.get(part, stem))
+
+
+def identify_folder(folder: Path, read_header: Callable[[Path], Header]) -> FileKind:
+    """What a folder holds: a whole model, or one part of one (a VAE, say)."""
+    if (folder / "model_index.json").is_file():
+        return _identify_pipeline(folder, read_header)
+    for stem in set(PARTS.values()):
+        if (folder / "config.json").is_file() and (files := weight_files(folder, stem)):
+            return classify(files[0], read_header(files[0]))
+    raise UserError("folder.no_model", path=folder)
+
+
+def _identify_pipeline(folder: Path, read_header: Callable[[Path], Header]) -> FileKind:
+    pipeline = str(read_json(folder / "model_index.json").get("_class_name", ""))
+    for prefix, family in _PIPELINES:
+        if pipeline.startswith(prefix):
+            return FileKind(folder, "checkpoint", family, "folder")
+    if not pipeline.startswith(("StableDiffusion", "LatentConsistencyModel")):
+        return FileKind(folder, "checkpoint", "unknown", "folder")
+    unet = read_json(folder / "unet" / "config.json")
+    files = {part: part_files(folder, part) for part in PARTS}
+    denoiser = classify(files["unet"][0], read_header(files["unet"][0]))
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    prediction = read_json(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    return FileKind(
+        path=folder,
+        kind="checkpoint",
+        family=_CONTEXT.get(unet.get("cross_attention_dim", 768), "sd1"),
+        container="folder",
+        dtype=denoiser.dtype,
+        prediction_type="v_prediction" if prediction == "v_prediction" else "epsilon",
+        in_channels=unet.get("in_channels", 4),
+        size=sum(file.stat().st_size for paths in files.values() for file in paths),
+        tensors=denoiser.tensors,
+        has_vae=True,
+        has_text_encoder=True,
+    )

@@ -1,0 +1,199 @@
+"""The rules by which a file's tensors tell what it is: base model, LoRA, VAE, and of which family."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lora_core.io.tensors import Container, Header, TensorInfo
+
+Kind = Literal["checkpoint", "lora", "vae", "text_encoder", "unet", "embedding", "controlnet", "unknown"]
+Family = Literal["sd1", "sd2", "sdxl", "sd3", "flux", "unknown"]
+Tensors = Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a model file or folder is."""
+
+    path: Path
+    kind: Kind
+    family: Family
+    container: Container
+    dtype: str = ""
+    """Number format of most of its weights: fp32, fp16, bf16, fp8, or empty."""
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    in_channels: int = 4
+    """Channels the denoiser reads: 4, or 9 for an inpainting model."""
+    size: int = 0
+    """Bytes."""
+    tensors: int = 0
+    has_vae: bool = False
+    has_text_encoder: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+FAMILY_NAMES: dict[Family, str] = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "SDXL",
+    "sd3": "Stable Diffusion 3",
+    "flux": "FLUX.1",
+    "unknown": "?",
+}
+
+_LORA_ENDS = (
+    ".lora_down.weight",
+    ".lora_up.weight",
+    ".lora_A.weight",
+    ".lora_B.weight",
+    ".lora_A.default.weight",
+    ".lora.down.weight",
+    ".hada_w1_a",
+    ".lokr_w1",
+    ".lokr_w1_a",
+    ".oft_blocks",
+    ".dora_scale",
+    ".on_input",
+)
+_UNET_PREFIXES = ("model.diffusion_model.", "")
+_DENOISER_FIRSTS = (
+    "input_blocks.0.0.weight",
+    "double_blocks.0.img_attn.qkv.weight",
+    "joint_blocks.0.x_block.attn.qkv.weight",
+    "down_blocks.0.resnets.0.time_emb_proj.weight",
+    "transformer_blocks.0.attn.add_k_proj.weight",
+)
+_VAE_PREFIXES = ("first_stage_model.", "vae.", "")
+_TEXT_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.", "text_model.", "embeddings.")
+
+
+def _is_lora(tensors: Tensors) -> bool:
+    return any(name.endswith(_LORA_ENDS) for name in tensors)
+
+
+def _is_controlnet(tensors: Tensors) -> bool:
+    marks = ("control_model.", "controlnet_cond_embedding.", "input_hint_block.", "controlnet_blocks.")
+    return any(name.startswith(marks) for name in tensors)
+
+
+def _is_embedding(tensors: Tensors) -> bool:
+    return bool(tensors) and len(tensors) <= 4 and bool(tensors.keys() & {"emb_params", "clip_l", "clip_g", "*"})
+
+
+def _has_denoiser(tensors: Tensors) -> bool:
+    firsts = (
+        "input_blocks.0.0.weight",
+        "double_blocks.0.img_attn.qkv.weight",
+        "joint_blocks.0.x_block.attn.qkv.weight",
+    )
+    ldm = any(prefix + first in tensors for prefix in _UNET_PREFIXES for first in firsts)
+    return ldm or "down_blocks.0.resnets.0.time_emb_proj.weight" in tensors or "conv_in.weight" in tensors
+
+
+def _has_vae(tensors: Tensors) -> bool:
+    return any(prefix + "decoder.conv_in.weight" in tensors for prefix in _VAE_PREFIXES)
+
+
+def _has_text_encoder(tensors: Tensors) -> bool:
+    return any(name.startswith(_TEXT_PREFIXES) for name in tensors)
+
+
+def _is_checkpoint(tensors: Tensors) -> bool:
+    return _has_denoiser(tensors) and (_has_text_encoder(tensors) or _has_vae(tensors))
+
+
+KINDS: tuple[tuple[Kind, Callable[[Tensors], bool]], ...] = (
+    ("lora", _is_lora),
+    ("controlnet", _is_controlnet),
+    ("embedding", _is_embedding),
+    ("checkpoint", _is_checkpoint),
+    ("unet", _has_denoiser),
+    ("vae", _has_vae),
+    ("text_encoder", _has_text_encoder),
+)
+"""The first rule that holds names the file."""
+
+_FAMILY_MARKS: tuple[tuple[Family, str], ...] = (
+    ("flux", r"(.*[._])?double_blocks[._]\d|transformer\.single_transformer_blocks\.\d"),
+    ("sd3", r"(.*[._])?joint_blocks[._]\d"),
+    ("sdxl", r"conditioner\.embedders\.|(.*\.)?label_emb\.|add_embedding\.|lora_te2_|text_encoder_2\."),
+    ("sd2", r"cond_stage_model\.model\."),
+    ("sd1", r"cond_stage_model\.transformer\."),
+)
+_CONTEXT: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+"""Width of the text that cross-attention reads."""
+
+
+def _family(tensors: Tensors, kind: Kind) -> Family:
+    for family, mark in _FAMILY_MARKS:
+        if any(re.match(mark, name) for name in tensors):
+            return family
+    for name, info in tensors.items():
+        if re.search(r"attn2[._]to_k\.(weight|lora_down\.weight|lora_A\.weight|lora\.down\.weight)$", name):
+            return _CONTEXT.get(info.shape[-1], "unknown")
+    return _family_of_part(tensors, kind)
+
+
+def _family_of_part(tensors: Tensors, kind: Kind) -> Family:
+    """Of a file without a denoiser: 16 latent channels are newer families', 768 wide is the CLIP of SD 1."""
+    if kind == "vae":
+        info = next((t for name, t in tensors.items() if name.endswith("decoder.conv_in.weight")), None)
+        return "sd1" if info and info.shape[1] == 4 else "unknown"
+    if kind == "text_encoder":
+        info = next((t for name, t in tensors.items() if name.endswith("token_embedding.weight")), None)
+        return _CONTEXT.get(info.shape[1], "unknown") if info else "unknown"
+    return "sd1" if any(name.startswith("lora_te_") for name in tensors) else "unknown"
+
+
+_DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F64": "fp64"}
+
+
+def _dtype(tensors: Tensors) -> str:
+    """The number format that most weights have."""
+    elements: Counter[str] = Counter()
+    for info in tensors.values():
+        elements[_DTYPES.get(info.dtype, "")] += info.elements
+    return elements.most_common(1)[0][0] if elements else ""
+
+
+def _in_channels(tensors: Tensors) -> int:
+    for name in (*(p + "input_blocks.0.0.weight" for p in _UNET_PREFIXES), "conv_in.weight"):
+        if name in tensors and len(tensors[name].shape) == 4:
+            return tensors[name].shape[1]
+    return 4
+
+
+def _predicts_velocity(path: Path, header: Header) -> bool:
+    """A marker tensor, the model's own metadata, or the .yaml that web UIs want beside such a file."""
+    if "v_pred" in header.tensors:
+        return True
+    if header.metadata.get("modelspec.prediction_type", "").lower() in {"v", "v_prediction", "v-prediction"}:
+        return True
+    try:
+        config = path.with_suffix(".yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return bool(re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*$", config, re.MULTILINE))
+
+
+def classify(path: Path, header: Header) -> FileKind:
+    """What a file with these tensors is. Nothing is unreadable here, only unknown."""
+    tensors = header.tensors
+    kind: Kind = next((kind for kind, holds in KINDS if holds(tensors)), "unknown")
+    return FileKind(
+        path=path,
+        kind=kind,
+        family=_family(tensors, kind),
+        container=header.container,
+        dtype=_dtype(tensors),
+        prediction_type="v_prediction" if _predicts_velocity(path, header) else "epsilon",
+        in_channels=_in_channels(tensors),
+        size=path.stat().st_size,
+        tensors=len(tensors),
+        has_vae=_has_vae(tensors),
+        has_text_encoder=_has_text_encoder(tensors),
+        metadata=header.metadata,
+    )

@@ -1,0 +1,230 @@
+"""What a LoRA file says of itself: ss_* as sd-scripts writes them, modelspec.*, and our own settings. Torch-free.
+
+A LoRA is passed on to others, so nothing in it names a folder of this machine: of paths only the last part is kept, and
+in the settings, where half a path would mislead, they are left empty.
+"""
+
+import hashlib
+import json
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_core.errors import UserError
+from lora_core.io.headers import read_header
+from lora_core.settings import LoraSettings, OptimizerSettings, RunSettings, sides
+
+if TYPE_CHECKING:
+    from lora_core.families.base import ModelSource
+    from lora_core.plan import Plan
+
+SETTINGS_KEY = "kumakobo_settings"
+
+
+def training_metadata(
+    settings: RunSettings,
+    *,
+    plan: "Plan",
+    source: "ModelSource",
+    dataset: dict[str, str],
+    seed: int,
+    precision: str,
+    prediction_type: Literal["epsilon", "v_prediction"],
+    started_at: float,
+    finished_at: float,
+    steps: int,
+    epoch: int,
+) -> dict[str, str]:
+    """All metadata of a trained LoRA but the hashes of its own tensors, which come when it is saved.
+
+    ``dataset`` holds the ss_* entries about folders, tags and buckets; ``steps`` and ``epoch`` count what is done.
+    Times are seconds since 1970.
+    """
+    values = {
+        "ss_session_id": session_id(started_at, seed),
+        "ss_training_started_at": started_at,
+        "ss_training_finished_at": finished_at,
+        "ss_steps": steps,
+        "ss_epoch": epoch,
+        "ss_seed": seed,
+        "ss_mixed_precision": precision,
+        **_network(settings.network),
+        **_training(settings, plan),
+        **_model(settings, source, prediction_type),
+        **_data(settings),
+    }
+    spec = _modelspec(settings, prediction_type, finished_at)
+    return {
+        **{key: str(value) for key, value in values.items()},
+        **dataset,
+        **{f"modelspec.{key}": str(value) for key, value in spec.items() if value not in (None, "")},
+        SETTINGS_KEY: json.dumps(shareable(settings), ensure_ascii=False),
+        "kumakobo_version": program_version(),
+    }
+
+
+def settings_from_lora(path: Path) -> dict[str, Any]:
+    """The settings a LoRA was trained with, as a tree to be checked (they may be those of an older version).
+
+    Fields that held paths are empty. Raises UserError for a LoRA of another program, or no model file at all.
+    """
+    metadata = read_header(path).metadata
+    try:
+        tree = json.loads(metadata[SETTINGS_KEY])
+    except (KeyError, json.JSONDecodeError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise UserError("settings.lora_without", path=path)
+    return tree
+
+
+def shareable(settings: RunSettings) -> dict[str, Any]:
+    """The settings as JSON values without this machine's paths."""
+    tree = _without_paths(settings.model_dump())
+    if _is_path(settings.model.base):
+        tree["model"]["base"] = ""
+    return tree
+
+
+def program_version() -> str:
+    try:
+        return version("kumakobo")
+    except PackageNotFoundError:
+        return "(unknown)"
+
+
+def session_id(started_at: float, seed: int) -> int:
+    """A number below 2**32 that all files of one run share."""
+    return int.from_bytes(hashlib.sha256(f"{started_at}:{seed}".encode()).digest()[:4], "little")
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------------
+
+
+def _network(network: LoraSettings) -> dict[str, Any]:
+    dropouts = {
+        "dropout": network.network_dropout,
+        "rank_dropout": network.rank_dropout,
+        "module_dropout": network.module_dropout,
+    }
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": network.rank,
+        "ss_network_alpha": network.alpha,
+        "ss_network_dropout": network.network_dropout or None,
+        "ss_network_args": json.dumps({name: str(value) for name, value in dropouts.items() if value}),
+        "ss_scale_weight_norms": network.scale_weight_norms,
+    }
+
+
+def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
+    train = settings.train
+    text_encoder_lr = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    return {
+        "ss_output_name": settings.save.output_name,
+        "ss_training_comment": settings.save.comment or None,
+        "ss_learning_rate": train.learning_rate,
+        "ss_unet_lr": train.unet_lr or train.learning_rate,
+        "ss_text_encoder_lr": text_encoder_lr,
+        "ss_optimizer": optimizer_text(settings.optimizer),
+        "ss_lr_scheduler": settings.schedule.name,
+        "ss_lr_warmup_steps": int(plan.total_steps * getattr(settings.schedule, "warmup", 0) / 100),
+        "ss_max_train_steps": plan.total_steps,
+        "ss_num_epochs": plan.epochs,
+        "ss_num_batches_per_epoch": plan.batches_per_epoch,
+        "ss_gradient_checkpointing": train.gradient_checkpointing,
+        "ss_gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "ss_max_grad_norm": train.max_grad_norm,
+        "ss_full_fp16": False,
+        "ss_lowram": False,
+        "ss_noise_offset": train.noise_offset,
+        "ss_min_snr_gamma": train.min_snr_gamma,
+        "ss_loss_type": "l2",
+        "ss_zero_terminal_snr": False,
+        "ss_prior_loss_weight": train.prior_loss_weight,
+    }
+
+
+def optimizer_text(optimizer: OptimizerSettings) -> str:
+    """For example ``AdamW8bit(weight_decay=0.01,betas=(0.9,0.99))``."""
+    name = optimizer.class_path if optimizer.name == "custom" else optimizer.name
+    return f"{name}({','.join([f'weight_decay={optimizer.weight_decay}', *optimizer.args.split()])})"
+
+
+def _model(settings: RunSettings, source: "ModelSource", prediction_type: str) -> dict[str, Any]:
+    vae = {
+        "ss_vae_name": source.vae_name,
+        "ss_vae_hash": source.vae_legacy_hash,
+        "ss_new_vae_hash": source.vae_sha256,
+    }
+    return {
+        "ss_v2": False,
+        "ss_base_model_version": "sd_v1" if prediction_type == "epsilon" else "sd_v1_v",
+        "ss_clip_skip": settings.model.clip_skip,
+        "ss_max_token_length": settings.model.max_token_length,
+        "ss_sd_model_name": source.name,
+        "ss_sd_model_hash": source.legacy_hash,
+        "ss_new_sd_model_hash": source.sha256,
+        **{key: value for key, value in vae.items() if value},
+    }
+
+
+def _data(settings: RunSettings) -> dict[str, Any]:
+    data, batch = settings.dataset, settings.train.train_batch_size
+    return {
+        "ss_num_validation_images": 0,
+        "ss_cache_latents": data.cache_latents != "off",
+        "ss_caption_dropout_rate": data.caption_dropout_rate,
+        "ss_caption_dropout_every_n_epochs": data.caption_dropout_every_n_epochs or 0,
+        "ss_caption_tag_dropout_rate": 0.0,
+        "ss_face_crop_aug_range": None,
+        "ss_batch_size_per_device": batch,
+        "ss_total_batch_size": batch,
+        "ss_resolution": sides(data.resolution),
+        "ss_color_aug": False,
+        "ss_flip_aug": data.flip_aug,
+        "ss_random_crop": data.random_crop,
+        "ss_shuffle_caption": data.shuffle_caption,
+        "ss_keep_tokens": data.keep_tokens,
+        "ss_enable_bucket": data.enable_bucket,
+        "ss_bucket_no_upscale": data.bucket_no_upscale,
+        "ss_min_bucket_reso": data.min_bucket_reso,
+        "ss_max_bucket_reso": data.max_bucket_reso,
+    }
+
+
+def _modelspec(settings: RunSettings, prediction_type: str, finished_at: float) -> dict[str, Any]:
+    """Entries of Stability's model metadata standard 1.0.1; empty ones are left out."""
+    save = settings.save
+    return {
+        "sai_model_spec": "1.0.1",
+        "architecture": "stable-diffusion-v1/lora",
+        "implementation": "diffusers",
+        "implementation_version": f"kumakobo/{program_version()}",
+        "title": save.title or save.output_name,
+        "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
+        "prediction_type": "epsilon" if prediction_type == "epsilon" else "v",
+        "encoder_layer": settings.model.clip_skip,
+        "author": save.author,
+        "description": save.description,
+        "license": save.license,
+        "tags": save.tags,
+        "trigger_phrase": settings.dataset.trigger_words,
+    }
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    return None if isinstance(value, Path) else value
+
+
+def _is_path(base: str) -> bool:
+    """Anything but the built-in model and a Hugging Face name (owner/name)."""
+    owner, slash, name = base.partition("/")
+    hub = (
+        slash and owner and name and not any(c in base for c in "\\:~") and "/" not in name and owner not in (".", "..")
+    )
+    return base != "built-in" and not (hub and Path(name).suffix.lower() not in (".safetensors", ".ckpt"))

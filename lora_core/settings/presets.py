@@ -1,0 +1,118 @@
+"""Presets: partial settings in presets/*.toml that hold only what differs from the defaults, and say for whom."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_core.errors import UserError
+from lora_core.i18n import LANGUAGES, Language
+from lora_core.runs import PROJECT, home
+from lora_core.settings.fields import fields_of, values_of
+from lora_core.settings.files import migrated, read_tree
+from lora_core.settings.overlay import settings_from, with_values
+from lora_core.settings.run import RunSettings
+
+FOLDER = PROJECT / "presets"
+DEMO_DATASET = PROJECT / "lora_core" / "demo" / "dataset"
+
+_YOURS = {
+    "model.base",
+    "model.allow_download",
+    "dataset.trigger_words",
+    "dataset.caption_extension",
+    "dataset.caption_prefix",
+    "dataset.caption_suffix",
+    "train.device",
+    "save.output_name",
+    "save.overwrite",
+    "save.tensorboard",
+    "save.comment",
+    "save.title",
+    "save.author",
+    "save.description",
+    "save.license",
+    "save.tags",
+    "sample.prompts",
+}
+"""Beside all paths: what says which pictures, which names, which machine. No preset for a purpose changes it."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of presets/. ``name`` is its file name without ending; ``values`` holds dotted paths."""
+
+    name: str
+    titles: Mapping[Language, str]
+    purposes: Mapping[Language, str]
+    order: int
+    values: Mapping[str, Any]
+
+    def title(self, language: Language = "en") -> str:
+        return self.titles[language]
+
+    def purpose(self, language: Language = "en") -> str:
+        """For whom or what it is, in one line."""
+        return self.purposes[language]
+
+
+def list_presets(folder: Path = FOLDER) -> list[Preset]:
+    """All presets in the order in which they are offered."""
+    presets = [read_preset(path) for path in folder.glob("*.toml")]
+    return sorted(presets, key=lambda preset: (preset.order, preset.name))
+
+
+def find_preset(name: str, folder: Path = FOLDER) -> Preset:
+    """The preset of a file name without ending. Raises UserError that names those there are."""
+    presets = {preset.name: preset for preset in list_presets(folder)}
+    if name not in presets:
+        raise UserError("preset.missing", name=name, names=", ".join(presets))
+    return presets[name]
+
+
+def read_preset(path: Path) -> Preset:
+    """A preset file. ``{demo}`` in its texts is the folder of the sample dataset, ``{home}`` that of runs and output."""
+    tree = read_tree(path)
+    head = tree.pop("preset", {})
+    try:
+        titles = {language: str(head["name"][language]) for language in LANGUAGES}
+        purposes = {language: str(head["for"][language]) for language in LANGUAGES}
+        order = int(head["order"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError("preset.header", path=path) from None
+    sections = {name: section for name, section in migrated(tree, path).items() if name != "version"}
+    settings_from(sections, str(path))  # unknown settings and wrong values are named with the file
+    return Preset(path.stem, titles, purposes, order, dict(_flat(sections)))
+
+
+def apply_preset(settings: RunSettings, preset: Preset) -> RunSettings:
+    """The preset's settings with what is the user's own kept: folders, files, names, texts, prompts, device.
+
+    All else comes from the preset or is a default, so that the outcome does not depend on the preset chosen before.
+    What is the user's changes only where the preset says so; what another preset put there is not the user's.
+    """
+    others = list_presets()
+    own = {
+        path: value
+        for path, value in values_of(settings).items()
+        if (path in _YOURS or fields_of()[path].kind == "path")
+        and not any(str(other.values.get(path)) == str(value) for other in others)
+    }
+    return with_values(with_values(RunSettings(), own), preset.values, preset.name)
+
+
+def lay_over(settings: RunSettings, preset: Preset) -> RunSettings:
+    """The settings with the preset's values and all else as it was: for settings that someone wrote on purpose."""
+    return with_values(settings, preset.values, preset.name)
+
+
+def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for section, values in sections.items():
+        for name, value in values.items():
+            yield f"{section}.{name}", _filled(value)
+
+
+def _filled(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return value.replace("{demo}", DEMO_DATASET.as_posix()).replace("{home}", home().as_posix())

@@ -1,0 +1,220 @@
+"""The training loop: a generator of events. Whoever cares consumes them (file, console, TensorBoard, tests)."""
+
+import hashlib
+import random
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from lora_core.data.checks import checked
+from lora_core.data.dataset import TrainingData, latent_cache
+from lora_core.data.folders import Scan, scan
+from lora_core.data.metadata import dataset_metadata
+from lora_core.data.samples import Sample, build_samples, fingerprint
+from lora_core.errors import ProblemsFound, UserError
+from lora_core.events import (
+    CheckpointSaved,
+    Command,
+    EpochDone,
+    EventBase,
+    RunFinished,
+    RunStarted,
+    StageChanged,
+)
+from lora_core.families.base import Components, ModelFamily
+from lora_core.plan import plan_of_scan
+from lora_core.settings import RunSettings
+from lora_core.train import saving, summary
+from lora_core.train.commands import Control
+from lora_core.train.device import DTYPES, choose_device, choose_precision
+from lora_core.train.files import Retention
+from lora_core.train.sampling import draw_samples, sample_is_due
+from lora_core.train.session import (
+    DataFacts,
+    Session,
+    build_network,
+    build_optimizer,
+    find_family,
+    hash_in_background,
+    prepare_model,
+    rate_factor,
+    train_step,
+)
+from lora_core.train.state import check_fits, load_state, read_position
+from lora_core.train.steplog import StepLog
+
+
+def train(settings: RunSettings, commands: Iterable[Command] = ()) -> Iterator[EventBase]:
+    """Train one LoRA and yield what happens. ``commands`` is read between steps; it may grow while the run goes on.
+
+    Raises UserError for what the person can put right. Files are only ever written complete.
+    """
+    session = yield from prepare(settings)
+    control, log = Control(commands), StepLog(session)
+    yield started(session)
+    yield from summary.warnings(session)
+    if settings.sample.at_start and session.first_step == 0:
+        yield from draw_samples(session, step=0, epoch=0)
+
+    yield StageChanged(stage="training", done=session.first_step, total=session.plan.total_steps)
+    step = session.first_step
+    try:
+        while step < session.plan.total_steps and not control.stopped:
+            loss = train_step(session, step)
+            step += 1
+            epoch = session.epoch_of(step)
+            yield from log.add(step, epoch, loss)
+            yield from at_boundaries(session, log, step, epoch)
+            yield from control.obey(session, log, step, epoch)
+        yield from log.flush()
+    except UserError:
+        raise  # a loss that is not finite: what is in memory is not worth keeping
+    except Exception:
+        yield from saving.rescue(session, step)
+        raise
+    yield from finish(session, control, step)
+
+
+def prepare(settings: RunSettings) -> Iterator[EventBase]:
+    """Load, cache and build everything; the session is the generator's return value."""
+    yield StageChanged(stage="checking")
+    started_at = time.time()
+    position = read_position(settings.save.resume) if settings.save.resume else None
+    seed = position.seed if position else settings.train.seed
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    device = choose_device(settings.train)
+    precision = choose_precision(settings.train, device)
+    found = usable(scan(settings.dataset), settings)
+    samples = build_samples(found, settings)
+    plan = plan_of_scan(found, settings)
+
+    yield StageChanged(stage="loading_model")
+    family = find_family(settings)
+    components = family.load(settings.model, dtype=DTYPES[precision], device=device)
+    hash_in_background(components)
+    prepare_model(settings, components)
+    data = yield from training_data(settings, family, components, samples)
+
+    accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
+    network = build_network(settings, family, components, seed)
+    optimizer = build_optimizer(settings, network, accelerator, plan)
+    facts = facts_of(found, samples, settings)
+    if position is not None and settings.save.resume is not None:
+        check_fits(position, settings, facts.fingerprint, settings.save.resume)
+        load_state(settings.save.resume, network, optimizer, accelerator.scaler)
+    return Session(
+        settings=settings,
+        family=family,
+        components=components,
+        network=network,
+        data=data,
+        data_facts=facts,
+        plan=plan,
+        noise=family.noise_process(components).to(device),
+        accelerator=accelerator,
+        optimizer=optimizer,
+        rate=rate_factor(settings, plan),
+        precision=precision,
+        seed=seed,
+        retention=Retention(settings.save.keep_last_n),
+        first_step=position.step if position else 0,
+        started_at=started_at,
+    )
+
+
+def usable(found: Scan, settings: RunSettings) -> Scan:
+    """The scan with the images that can be trained on, each read whole. Raises ProblemsFound if the run can't go on."""
+    good = checked(found, settings.dataset, deep=True)
+    if errors := [problem for problem in good.problems if problem.severity == "error"]:
+        raise ProblemsFound(errors)
+    return good
+
+
+def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataFacts:
+    return DataFacts(
+        fingerprint=fingerprint(samples),
+        metadata=dataset_metadata(found, samples, buckets_enabled=settings.dataset.enable_bucket),
+        warnings=tuple(found.problems),
+    )
+
+
+def training_data(
+    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
+) -> Iterator[EventBase]:
+    """The training data, with its latents encoded if they are to be cached; returned by the generator."""
+    cache = latent_cache(
+        settings.dataset,
+        lambda pixels: family.encode_images(components, pixels.to(components.device)),
+        vae_identity(components),
+    )
+    if cache is not None:
+        for done, total in cache.filling(samples, flip=settings.dataset.flip_aug):
+            yield StageChanged(stage="caching_latents", done=done, total=total)
+        if components.device.type != "cpu":
+            components.vae.to("cpu")  # its memory is wanted for training; sampling brings it back for a moment
+    return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache)
+
+
+def vae_identity(components: Components) -> str:
+    """SHA-256 of the VAE's weights: what is cached belongs to them, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, weight in components.vae.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def started(session: Session) -> RunStarted:
+    settings, plan = session.settings, session.plan
+    return RunStarted(
+        name=settings.save.output_name,
+        total_steps=plan.total_steps,
+        epochs=plan.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        first_step=session.first_step,
+        device=str(session.device),
+        precision=session.precision,
+        seed=session.seed,
+        summary={"en": summary.lines(session, "en"), "ja": summary.lines(session, "ja")},
+    )
+
+
+def at_boundaries(session: Session, log: StepLog, step: int, epoch: int) -> Iterator[EventBase]:
+    """What is due after ``step`` steps: the end of an epoch, a saved LoRA, samples."""
+    ends_epoch = step % session.plan.steps_per_epoch == 0
+    last = step == session.plan.total_steps
+    save = session.settings.save
+    if ends_epoch:
+        yield from log.flush()
+        yield EpochDone(epoch=epoch, step=step, mean_loss=log.epoch_mean())
+    by_epoch = bool(ends_epoch and save.save_every_n_epochs and epoch % save.save_every_n_epochs == 0)
+    by_step = bool(save.save_every_n_steps and step % save.save_every_n_steps == 0)
+    if (by_epoch or by_step) and not last:
+        yield from log.flush()
+        yield from saving.save_in_rhythm(session, step, epoch_ended=by_epoch)
+    if sample_is_due(session.settings.sample, step, epoch, ends_epoch=ends_epoch, last=last):
+        yield from log.flush()
+        yield from draw_samples(session, step=step, epoch=epoch)
+    log.leave_out_pause()
+
+
+def finish(session: Session, control: Control, step: int) -> Iterator[EventBase]:
+    """Write the last file, unless the person wanted none, and say how the run ended."""
+    path: Path | None = None
+    wanted = not control.stopped or (control.save and step > session.first_step)
+    while wanted and path is None:
+        try:
+            for event in (
+                saving.save_step(session, step, state=True) if control.stopped else saving.save_final(session, step)
+            ):
+                path = event.path if isinstance(event, CheckpointSaved) else path
+                yield event
+        except UserError as error:
+            # A full disk must not cost the whole run: wait for room, or for the person to give up.
+            yield saving.not_saved(error)
+            yield StageChanged(stage="paused", done=step, total=session.plan.total_steps)
+            if not control.wait(saving.RETRY_AFTER):
+                raise
+    yield RunFinished(reason="stopped" if control.stopped else "completed", step=step, path=path)

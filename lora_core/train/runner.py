@@ -1,0 +1,131 @@
+"""Runs a training: the events go to the run folder, the console and, if asked, TensorBoard; errors become sentences."""
+
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lora_core.errors import Problem, ProblemsFound, UserError
+from lora_core.events import COMMAND, EventBase, Reader, RunFailed, RunFinished, StepDone, Stop, append
+from lora_core.help_cards import explain
+from lora_core.i18n import LANGUAGES, text
+from lora_core.preflight import check
+from lora_core.runs import RunFolder
+from lora_core.settings import RunSettings
+from lora_core.train.console import Console
+
+Consumer = Callable[[EventBase], None]
+EXIT_OK, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
+
+
+class Interrupted(BaseException):
+    """The process was asked to end at once."""
+
+
+class Commands:
+    """Commands from the run folder's file, and Ctrl-C, which means stop and save."""
+
+    def __init__(self, run: RunFolder):
+        self._reader = Reader(run.commands, COMMAND)
+        self.interrupts = 0
+
+    def __iter__(self):
+        if self.interrupts:
+            self.interrupts = 0
+            yield Stop(save=True)
+        yield from self._reader.read()
+
+
+def run_training(settings: RunSettings, run: RunFolder, console: Console | None = None) -> int:
+    """Check, train, report. Returns the exit code of the process."""
+    commands = Commands(run)
+    consumers: list[Consumer] = [lambda event: append(run.events, event)]
+    if console:
+        consumers.append(console.show)
+    last: EventBase | None = None
+    try:
+        with signals(commands), tensorboard(settings, run) as board:
+            for event in guarded(settings, commands):
+                last = event
+                for consume in (*consumers, *board):
+                    consume(event)
+    except (Interrupted, KeyboardInterrupt):
+        last = RunFinished(reason="stopped", step=0)
+        for consume in consumers:
+            consume(last)
+        return EXIT_STOPPED
+    finally:
+        if console:
+            console.close()
+    return EXIT_FAILED if isinstance(last, RunFailed) else EXIT_OK
+
+
+def guarded(settings: RunSettings, commands: Iterable) -> Iterator[EventBase]:
+    """The events of a run; what goes wrong is the last of them, in words."""
+    try:
+        if errors := [p for p in check(settings, starting=True) if p.severity == "error"]:
+            raise ProblemsFound(errors)
+        from lora_core.train.loop import train  # the checks above answer before torch is loaded
+
+        yield from train(settings, commands)
+    except ProblemsFound as found:
+        yield failed_checks(found.problems)
+    except UserError as error:
+        yield RunFailed(message={language: error.message(language) for language in LANGUAGES})
+    except Exception:
+        detail = traceback.format_exc()
+        print(detail, flush=True)
+        yield RunFailed(message=explain(detail).texts(), detail=detail)
+
+
+def failed_checks(errors: Sequence[Problem]) -> RunFailed:
+    return RunFailed(
+        message={language: "\n".join(p.message(language) for p in errors) for language in LANGUAGES},
+        problems=[{"path": p.path, "key": p.key} for p in errors],
+    )
+
+
+@contextmanager
+def signals(commands: Commands) -> Iterator[None]:
+    """The first Ctrl-C stops and saves, the second ends at once; SIGTERM ends at once. Files are whole either way."""
+
+    def on_interrupt(*_: object) -> None:
+        commands.interrupts += 1
+        if commands.interrupts > 1:
+            raise Interrupted
+        print(text("train.interrupt", "en"), flush=True)
+
+    def on_terminate(*_: object) -> None:
+        raise Interrupted
+
+    try:
+        before = {signal.SIGINT: signal.signal(signal.SIGINT, on_interrupt)}
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, on_terminate)
+    except ValueError:  # not in the main thread, as in some tests: signals are then the caller's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def tensorboard(settings: RunSettings, run: RunFolder) -> Iterator[list[Consumer]]:
+    """A consumer that writes TensorBoard scalars under the names users of Kohya's scripts know."""
+    if not settings.save.tensorboard or settings.save.output_dir is None:
+        yield []
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(Path(settings.save.output_dir) / "log" / run.path.name)) as writer:
+
+        def write(event: EventBase) -> None:
+            if isinstance(event, StepDone):
+                writer.add_scalar("loss/current", event.loss, event.step)
+                for part, rate in event.learning_rate.items():
+                    writer.add_scalar(f"lr/{part}", rate, event.step)
+
+        yield [write]

@@ -1,0 +1,225 @@
+"""Everything a run needs, built from its settings, and the arithmetic of one step."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lora_core.adapters import AdapterNetwork
+from lora_core.data.dataset import Batch, TrainingData
+from lora_core.errors import Problem
+from lora_core.families import FAMILIES
+from lora_core.families.base import Components, ModelFamily
+from lora_core.noise import Ddpm
+from lora_core.plan import Plan
+from lora_core.settings import RunSettings
+from lora_core.train.files import Retention
+from lora_core.train.loss import weighted_mse
+from lora_core.train.optimizers import create_optimizer
+from lora_core.train.randomness import derive, generator, seed_dropout
+from lora_core.train.schedules import Factor, factor, set_rates, warmup_steps
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is written down about the dataset, and what is said about it before the first step."""
+
+    fingerprint: str
+    metadata: dict[str, str]
+    warnings: tuple[Problem, ...] = ()
+
+
+@dataclass
+class Session:
+    """One run in memory. ``first_step`` is above 0 when it was resumed."""
+
+    settings: RunSettings
+    family: ModelFamily
+    components: Components
+    network: AdapterNetwork
+    data: TrainingData
+    data_facts: DataFacts
+    plan: Plan
+    noise: Ddpm
+    accelerator: Accelerator
+    optimizer: Any
+    """The optimizer as accelerate wraps it."""
+    rate: Factor
+    precision: str
+    seed: int
+    retention: Retention
+    first_step: int = 0
+    started_at: float = 0.0
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
+    """Encoded captions, (1, L, C) by caption, while the text encoder is not trained."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.components.device
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of order, captions and flips; apart from the noise's."""
+        return derive(self.seed, "data")
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, counted from 1, that step ``step`` (counted from 1) belongs to; 0 before the first step."""
+        return -(-step // self.plan.steps_per_epoch)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def build_network(settings: RunSettings, family: ModelFamily, components: Components, seed: int) -> AdapterNetwork:
+    """The adapters of the settings, attached to the model, in training mode."""
+    targets = family.adapter_targets(components, text_encoder=settings.train.train_text_encoder)
+    network = AdapterNetwork.create(targets, settings.network, seed=derive(seed, "adapter"))
+    network.to(components.device)
+    network.attach()
+    network.train()
+    return network
+
+
+def parameter_groups(settings: RunSettings, network: AdapterNetwork) -> list[dict[str, Any]]:
+    """One group per trained part, with its own learning rate."""
+    train = settings.train
+    rates = {"unet": train.unet_lr or train.learning_rate}
+    if train.train_text_encoder:
+        rates["text_encoder"] = train.text_encoder_lr or train.learning_rate
+    return [
+        {"params": list(network.parameters_of(part)), "lr": rate, "base_lr": rate, "name": part}
+        for part, rate in sorted(rates.items())
+    ]
+
+
+def build_optimizer(settings: RunSettings, network: AdapterNetwork, accelerator: Accelerator, plan: Plan) -> Any:
+    """The optimizer, wrapped for the loss scaler and several processes."""
+    warm = warmup_steps(settings.schedule, plan.total_steps)
+    optimizer = create_optimizer(settings.optimizer, parameter_groups(settings, network), warmup_steps=warm)
+    return accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+
+def rate_factor(settings: RunSettings, plan: Plan) -> Factor:
+    """The schedule. Schedule-free warms up by itself, so there it is flat."""
+    if settings.optimizer.name == "AdamWScheduleFree":
+        return lambda _: 1.0
+    return factor(settings.schedule, plan.total_steps)
+
+
+def prepare_model(settings: RunSettings, components: Components) -> None:
+    """Memory format and gradient checkpointing of the frozen model."""
+    components.denoiser.to(memory_format=torch.channels_last)
+    if settings.train.gradient_checkpointing:
+        # Checkpointing only happens in training mode; these models have no dropout, so nothing else changes.
+        components.denoiser.train()
+        components.denoiser.enable_gradient_checkpointing()
+        if settings.train.train_text_encoder:
+            components.text_encoder.train()
+            components.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def hash_in_background(components: Components) -> Thread:
+    """Hash the base model while training runs: several gigabytes would delay the first step."""
+    thread = Thread(target=lambda: (components.source.sha256, components.source.vae_sha256), daemon=True)
+    thread.start()
+    return thread
+
+
+# ---- One step ----------------------------------------------------------------------------------------------------
+
+
+def train_step(session: Session, step: int) -> Tensor:
+    """Do optimizer step ``step`` (0-based) and return its mean loss, still on the device."""
+    set_rates(session.optimizer, session.rate, step)
+    epoch, batches = microbatches(session.plan, step)
+    total = torch.zeros((), device=session.device)
+    for index in batches:
+        seed_dropout(session.seed, epoch, index)
+        batch = session.data.batch(epoch, index, session.data_seed)
+        loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
+        session.accelerator.backward(loss / len(batches))
+        total += loss.detach() / len(batches)
+    if session.settings.train.max_grad_norm is not None:
+        session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
+    session.optimizer.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    if session.settings.network.scale_weight_norms is not None:
+        session.network.scale_weight_norms(session.settings.network.scale_weight_norms)
+    return total
+
+
+def microbatches(plan: Plan, step: int) -> tuple[int, range]:
+    """(epoch from 1, numbers from 0 of the batches in it) that make up optimizer step ``step``, counted from 0.
+
+    The last step of an epoch may have fewer: gradients are never carried into the next epoch.
+    """
+    epoch, position = divmod(step, plan.steps_per_epoch)
+    first = position * plan.accumulation
+    return epoch + 1, range(first, min(first + plan.accumulation, plan.batches_per_epoch))
+
+
+def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
+    """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
+    train, device = session.settings.train, session.device
+    x0 = clean_latents(session, batch, random)
+    t = session.noise.sample_timesteps(len(x0), random).to(device, non_blocking=True)
+    epsilon = session.noise.offset_noise(x0.shape, random, train.noise_offset).to(device, non_blocking=True)
+    noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
+    prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions))
+    return weighted_mse(
+        prediction,
+        session.noise.target(x0, epsilon, t),
+        sample_weights_B=batch.loss_weights_B.to(device, non_blocking=True),
+        timesteps_B=t,
+        noise=session.noise,
+        min_snr_gamma=train.min_snr_gamma,
+    )
+
+
+def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
+    """A draw from the VAE's posterior of the batch, scaled; (B, C, H, W) float32 on the device."""
+    if batch.pixels_BCHW is not None:
+        with torch.no_grad():
+            mean, std = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+    else:
+        mean, std = batch.mean_BCHW.to(session.device), batch.std_BCHW.to(session.device)
+    draw = torch.randn(mean.shape, generator=random).to(session.device, non_blocking=True)
+    return session.family.scale_latents(session.components, mean + std * draw)
+
+
+CACHED_CAPTIONS = 4096
+
+
+def encode_captions(session: Session, captions: Sequence[str]) -> Tensor:
+    """(B, L, C) conditioning; computed once per caption when the text encoder is not trained."""
+    if session.settings.train.train_text_encoder:
+        return _encode(session, captions)
+    known = session.conditioning
+    if len(known) > CACHED_CAPTIONS:
+        known.clear()
+    if new := sorted(set(captions) - known.keys()):
+        with torch.no_grad():
+            known |= dict(zip(new, _encode(session, new).split(1), strict=True))
+    return torch.cat([known[caption] for caption in captions])
+
+
+def _encode(session: Session, captions: Sequence[str]) -> Tensor:
+    model = session.settings.model
+    return session.family.encode_prompts(
+        session.components, captions, clip_skip=model.clip_skip, max_token_length=model.max_token_length
+    )
+
+
+def find_family(settings: RunSettings) -> ModelFamily:
+    return FAMILIES[settings.model.family]
+
+
+def cut_captions(session: Session, captions: Iterable[str]) -> list[tuple[str, int]]:
+    """Captions too long for the settings, with the number of tokens that are left out."""
+    limit = session.settings.model.max_token_length
+    cut = ((c, session.family.tokens_cut(session.components, c, max_token_length=limit)) for c in sorted(set(captions)))
+    return [(caption, tokens) for caption, tokens in cut if tokens]

@@ -1,0 +1,116 @@
+"""The training state on disk: all that is needed to go on at the next step as if nothing had happened.
+
+Random numbers need no state (see randomness.py), nor does the schedule: both are functions of the step. What remains is
+the adapter in float32, the optimizer, the loss scaler and where the run stands. The dataset's fingerprint and the
+settings that shape the past are kept to refuse a resume that could not be exact.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_core.errors import UserError
+from lora_core.settings import RunSettings
+
+VERSION = 1
+SHAPES_THE_PAST = (
+    "model.base",
+    "model.clip_skip",
+    "model.max_token_length",
+    "dataset.resolution",
+    "dataset.enable_bucket",
+    "network.algo",
+    "network.rank",
+    "network.alpha",
+    "optimizer.name",
+    "train.train_batch_size",
+    "train.gradient_accumulation_steps",
+    "train.train_text_encoder",
+)
+"""Settings that must be as they were: with others the saved numbers do not fit, or mean something else."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands."""
+
+    step: int
+    """Optimizer steps done; the next one has this 0-based number."""
+    seed: int
+    dataset_fingerprint: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def save_state(
+    folder: Path, position: Position, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None
+) -> None:
+    """Write the state as a folder, complete or not at all: it is filled under another name and then renamed."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(weights, temporary / "adapter.safetensors")
+        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        if scaler is not None:
+            torch.save(scaler.state_dict(), temporary / "scaler.pt")
+        (temporary / "position.json").write_text(json.dumps(asdict(position), indent=2), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_position(folder: Path) -> Position:
+    """Where the run of a state folder stands. Raises UserError if it is no complete state folder."""
+    try:
+        data = json.loads((folder / "position.json").read_text(encoding="utf-8"))
+        position = Position(**data)
+    except FileNotFoundError as error:
+        raise UserError("train.state_missing", path=folder) from error
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise UserError("train.state_broken", path=folder) from error
+    if position.version > VERSION:
+        raise UserError("train.state_newer", path=folder)
+    return position
+
+
+def check_fits(position: Position, settings: RunSettings, dataset_fingerprint: str, folder: Path) -> None:
+    """Raises UserError naming what differs between the run that was saved and the one to go on with."""
+    now = flat(settings)
+    changed = [path for path in SHAPES_THE_PAST if position.settings.get(path) != now.get(path)]
+    if changed:
+        listed = ", ".join(f"{p} ({position.settings.get(p)} → {now.get(p)})" for p in changed)
+        raise UserError("train.state_settings_differ", path=folder, changed=listed)
+    if position.dataset_fingerprint != dataset_fingerprint:
+        raise UserError("train.state_dataset_differs", path=folder)
+
+
+def load_state(folder: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None) -> None:
+    """Put the saved numbers into freshly built objects of the same shape. Never runs code from the files."""
+    try:
+        network.load_state_dict(load_file(folder / "adapter.safetensors"))
+        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(saved)
+        if scaler is not None and (folder / "scaler.pt").exists():
+            scaler.load_state_dict(torch.load(folder / "scaler.pt", weights_only=True))
+    except (FileNotFoundError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError("train.state_broken", path=folder) from error
+
+
+def flat(settings: RunSettings) -> dict[str, Any]:
+    """Dotted path -> JSON value of every setting."""
+    data = settings.model_dump(mode="json")
+    return {
+        f"{section}.{name}": value
+        for section, values in data.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }

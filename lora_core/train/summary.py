@@ -1,0 +1,68 @@
+"""What a run will train, said in plain lines before the first step."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lora_core.checks import effective_scale
+from lora_core.events import Warned, warned
+from lora_core.i18n import Language, text
+from lora_core.train.device import describe
+from lora_core.train.session import cut_captions
+
+if TYPE_CHECKING:
+    from lora_core.train.session import Session
+
+
+def lines(session: "Session", language: Language) -> list[str]:
+    """Modules, precision, optimizer, images and the arithmetic of the steps."""
+    settings, network = session.settings, session.network
+    counts = {part: network.count_modules(part) for part in ("unet", "text_encoder")}
+    rates = {group["name"]: group.get("base_lr") for group in session.optimizer.param_groups}
+    found = [
+        text("train.summary.model", language, name=session.components.source.name),
+        text(
+            "train.summary.network" if counts["text_encoder"] else "train.summary.network_unet_only",
+            language,
+            unet=counts["unet"],
+            text_encoder=counts["text_encoder"],
+            parameters=network.count_parameters() / 1e6,
+            rank=settings.network.rank,
+            alpha=settings.network.alpha,
+            scale=effective_scale(settings.network),
+        ),
+        text(
+            "train.summary.optimizer",
+            language,
+            optimizer=settings.optimizer.name,
+            schedule=settings.schedule.name,
+            unet_rate=rates["unet"],
+            text_rate=rates.get("text_encoder") or 0,
+        ),
+        text(
+            "train.summary.device",
+            language,
+            device=describe(session.device),
+            precision=session.precision,
+            seed=session.seed,
+        ),
+        *session.plan.lines(language),
+    ]
+    if session.first_step:
+        found.append(text("train.summary.resumed", language, step=session.first_step))
+    return found
+
+
+def warnings(session: "Session") -> Iterator[Warned]:
+    """Things the person should know that do not stop the run."""
+    cut = cut_captions(session, (sample.caption for sample in session.data.samples))
+    if cut:
+        caption, tokens = max(cut, key=lambda item: item[1])
+        values = {
+            "count": len(cut),
+            "limit": session.settings.model.max_token_length,
+            "caption": caption[:80],
+            "tokens": tokens,
+        }
+        yield warned("model.max_token_length", "train.captions_cut", values)
+    for problem in session.data_facts.warnings:
+        yield warned(problem.path, problem.key, problem.values)

@@ -1,0 +1,127 @@
+"""The main job in a real browser with the real trainer: preset, Train model, watch, reload, Stop and save, a LoRA."""
+
+import json
+import re
+import struct
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app import jobs
+from lora_core.demo import DATASET, MINI_MODEL
+from lora_core.events import CheckpointSaved, RunFailed, RunFinished, SampleSaved
+from lora_core.runs import RunFolder, list_runs
+
+
+@pytest.fixture(scope="module")
+def real_app(new_app, tmp_path_factory):
+    """An app with the real trainer."""
+    app = new_app(tmp_path_factory.mktemp("studio") / "home")
+    app.env = {"KUMAKOBO_TRAINER": json.dumps([sys.executable, "-m", "lora_core", "train"]), "OMP_NUM_THREADS": "2"}
+    yield app.start()
+    app.end_jobs()
+    app.kill()
+
+
+def fill(page, path: str, value: str) -> None:
+    box = page.locator(f"#f-{path.replace('.', '-')} :is(input, textarea)").first
+    box.fill(value)
+    box.press("Tab")
+
+
+def tab(page, name: str) -> None:
+    page.click(f"#tab_{name}-button")
+
+
+def begin(page, steps: int, name: str) -> None:
+    """The demo preset, made short, and Train model."""
+    page.click("#preset input")
+    page.click("#preset [role=option]:has-text('Demo'), [role=option]:has-text('Demo')")
+    page.wait_for_function("document.querySelector('#f-model-base :is(input, textarea)').value !== ''")
+    tab(page, "parameters")
+    fill(page, "train.max_train_steps", str(steps))
+    tab(page, "folders")
+    fill(page, "save.output_name", name)
+    tab(page, "samples")
+    fill(page, "sample.every_n_steps", "5")
+    fill(page, "sample.steps", "4")
+    page.click("#train_button")
+    page.wait_for_selector("#monitor_status .rs", state="visible")
+
+
+def wait_for(page, run: RunFolder, condition, seconds: float = 120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        failed = jobs.last_event(run, (RunFailed,))
+        assert failed is None, f"{failed.message['en']}\n{failed.detail}"
+        page.wait_for_timeout(200)
+    raise AssertionError("it did not happen:\n" + jobs.log_tail(run)[-3000:])
+
+
+def newest(app) -> RunFolder:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if runs := list_runs(app.root):
+            return runs[0]
+        time.sleep(0.1)
+    raise AssertionError("Train model started nothing")
+
+
+def percent(page) -> float:
+    return float(page.get_attribute("#monitor_status [role=progressbar]", "aria-valuenow") or 0)
+
+
+def step(page) -> int:
+    found = re.match(r"([\d,]+) / ", page.text_content("#monitor_status .rs-numbers dd:first-of-type") or "")
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def keys_of(path: Path) -> set[str]:
+    """Tensor names of a .safetensors file, from its header."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length)).keys() - {"__metadata__"}
+
+
+@pytest.mark.skipif(not (MINI_MODEL / "model_index.json").exists(), reason="the built-in model is not there")
+def test_from_train_model_to_a_lora(real_app, open_page, show_monitor, visit):
+    assert any(DATASET.iterdir())
+    page = open_page(url=real_app.url)
+    begin(page, steps=4000, name="ui_bear")
+    run = newest(real_app)
+    wait_for(page, run, lambda: step(page) > 0)
+    wait_for(page, run, lambda: page.locator("#sample_gallery .sg-item img").count())
+    before = step(page)
+
+    page.reload()
+    show_monitor(page)
+    wait_for(page, run, lambda: step(page) > before)
+    assert page.text_content("#monitor_summary").strip()
+    wait_for(page, run, lambda: jobs.last_event(run, (SampleSaved,)).step > 0)
+
+    page.click("#monitor_stop_save")
+    wait_for(page, run, lambda: page.locator("#monitor_status .rs[data-state=stopped]").count())
+    page.wait_for_selector("#monitor_files .rs-final")
+    saved = jobs.last_event(run, (CheckpointSaved,))
+    parts = {key.split("_")[1] for key in keys_of(saved.path)}
+    assert parts == {"unet", "te"}
+    assert saved.state.is_dir()
+    assert visit.foreign == []
+    assert visit.errors == []
+
+
+@pytest.mark.skipif(not (MINI_MODEL / "model_index.json").exists(), reason="the built-in model is not there")
+def test_a_short_run_finishes(real_app, open_page):
+    page = open_page(url=real_app.url)
+    begin(page, steps=6, name="short_bear")
+    page.wait_for_function("document.querySelector('#monitor_status').textContent.includes('short_bear')")
+    run = newest(real_app)
+    wait_for(page, run, lambda: page.locator("#monitor_status .rs[data-state=finished]").count())
+    assert percent(page) == 100
+    final = jobs.last_event(run, (RunFinished,)).path
+    assert final.name == "short_bear.safetensors"
+    assert keys_of(final)

@@ -1,0 +1,223 @@
+"""Rules across settings: each has a case that breaks it, and its fix cures it."""
+
+import pytest
+
+from lora_core.checks import COMBINATIONS, combination_problems, effective_scale, rates
+from lora_core.i18n import LANGUAGES
+from lora_core.settings import FINDS_ITS_OWN_RATE, RunSettings
+from lora_core.settings.fields import fields_of, unions_of
+from lora_core.settings.overlay import apply_fix, with_values
+
+UPSCALED = {"dataset.bucket_no_upscale": False}
+PRODIGY = {"optimizer.name": "Prodigy", "train.learning_rate": 1.0}
+OWN_RATE = {"optimizer.name": "Adafactor", "schedule.name": "adafactor"}
+
+# name: (what is set, at which setting, how grave, which sentence)
+BROKEN = {
+    "Prodigy at 1e-4": ({"optimizer.name": "Prodigy"}, "train.learning_rate", "error", "own_rate_low"),
+    "D-Adaptation at 1e-4": ({"optimizer.name": "DAdaptAdam"}, "train.learning_rate", "error", "own_rate_low"),
+    "low U-Net rate": (PRODIGY | {"train.unet_lr": 1e-4}, "train.unet_lr", "error", "own_rate_low"),
+    "two rates": (PRODIGY | {"train.text_encoder_lr": 0.5}, "train.text_encoder_lr", "error", "own_rate_differs"),
+    "two rates, U-Net": (PRODIGY | {"train.unet_lr": 0.5}, "train.unet_lr", "error", "own_rate_differs"),
+    "AdamW at 1": (
+        {"optimizer.name": "AdamW", "train.learning_rate": 1},
+        "train.learning_rate",
+        "warning",
+        "rate_high",
+    ),
+    "high text rate": ({"train.text_encoder_lr": 0.1}, "train.text_encoder_lr", "warning", "rate_high"),
+    "big and fast": (
+        {"network.rank": 128, "network.alpha": 128, "train.learning_rate": 2e-3},
+        "train.learning_rate",
+        "warning",
+        "rate_high_for_rank",
+    ),
+    "alpha above rank": ({"network.alpha": 32}, "network.alpha", "warning", "alpha_over_rank"),
+    "alpha 1": ({"network.rank": 32, "network.alpha": 1}, "network.alpha", "warning", "alpha_tiny"),
+    "adafactor with AdamW": ({"schedule.name": "adafactor"}, "schedule.name", "error", "adafactor_schedule"),
+    "adafactor without own rate": (
+        OWN_RATE | {"optimizer.relative_step": False},
+        "schedule.name",
+        "warning",
+        "adafactor_schedule_constant",
+    ),
+    "Adafactor with cosine": ({"optimizer.name": "Adafactor"}, "schedule.name", "error", "adafactor_own_rate"),
+    "Adafactor ignores": (OWN_RATE | {"train.unet_lr": 1e-4}, "train.unet_lr", "warning", "adafactor_ignores_rate"),
+    "schedule-free with cosine": ({"optimizer.name": "AdamWScheduleFree"}, "schedule.name", "error", "schedule_free"),
+    "custom schedule-free": (
+        {"optimizer.name": "custom", "optimizer.class_path": "schedulefree.RAdamScheduleFree"},
+        "schedule.name",
+        "error",
+        "schedule_free",
+    ),
+    "no class": ({"optimizer.name": "custom"}, "optimizer.class_path", "error", "class_path"),
+    "class without module": (
+        {"optimizer.name": "custom", "optimizer.class_path": "CAME"},
+        "optimizer.class_path",
+        "error",
+        "class_path",
+    ),
+    "unused text rate": (
+        {"train.train_text_encoder": False, "train.text_encoder_lr": 5e-5},
+        "train.text_encoder_lr",
+        "warning",
+        "text_encoder_rate_unused",
+    ),
+    "fp16 on the processor": (
+        {"train.device": "cpu", "train.mixed_precision": "fp16"},
+        "train.mixed_precision",
+        "error",
+        "fp16_on_cpu",
+    ),
+    "cached random crops": ({"dataset.random_crop": True}, "dataset.random_crop", "error", "cache_random_crop"),
+    "tokens kept for nothing": ({"dataset.keep_tokens": 1}, "dataset.keep_tokens", "warning", "keep_tokens"),
+    "no captions": ({"dataset.caption_dropout_rate": 1}, "dataset.caption_dropout_rate", "warning", "no_captions"),
+    "no captions in any epoch": (
+        {"dataset.caption_dropout_every_n_epochs": 1},
+        "dataset.caption_dropout_every_n_epochs",
+        "warning",
+        "no_captions",
+    ),
+    "regularisation for nothing": (
+        {"dataset.reg_dir": "/r", "train.prior_loss_weight": 0},
+        "train.prior_loss_weight",
+        "warning",
+        "regularisation_weight",
+    ),
+    "buckets upside down": (
+        UPSCALED | {"dataset.min_bucket_reso": 1024, "dataset.max_bucket_reso": 512},
+        "dataset.min_bucket_reso",
+        "error",
+        "bucket_order",
+    ),
+    "resolution below buckets": (
+        UPSCALED | {"dataset.resolution": "128"},
+        "dataset.min_bucket_reso",
+        "error",
+        "resolution_below_buckets",
+    ),
+    "resolution above buckets": (
+        UPSCALED | {"dataset.resolution": "512,4096"},
+        "dataset.max_bucket_reso",
+        "error",
+        "resolution_above_buckets",
+    ),
+    "odd bucket steps": ({"dataset.bucket_reso_steps": 60}, "dataset.bucket_reso_steps", "error", "bucket_steps"),
+    "steps above resolution": (
+        {"dataset.resolution": "48"},
+        "dataset.bucket_reso_steps",
+        "error",
+        "bucket_steps_over_resolution",
+    ),
+    "odd size without buckets": (
+        {"dataset.enable_bucket": False, "dataset.resolution": "600,901"},
+        "dataset.resolution",
+        "error",
+        "resolution_cells",
+    ),
+    "a long Japanese name": ({"save.output_name": "熊" * 61}, "save.output_name", "error", "name_long"),
+    "saved too seldom": ({"save.save_every_n_epochs": 11}, "save.save_every_n_epochs", "warning", "save_epochs"),
+    "steps too seldom": (
+        {"train.max_train_steps": 100, "save.save_every_n_steps": 101},
+        "save.save_every_n_steps",
+        "warning",
+        "save_steps",
+    ),
+    "samples without a time": (
+        {"sample.prompts": "bear", "sample.at_start": False, "sample.every_n_epochs": None},
+        "sample.every_n_epochs",
+        "warning",
+        "samples_never",
+    ),
+}
+
+SOUND = {
+    "the defaults": {},
+    "Prodigy at 1": PRODIGY,
+    "Prodigy with equal rates": PRODIGY | {"train.unet_lr": 0.5, "train.text_encoder_lr": 0.5},
+    "Prodigy, only the U-Net": PRODIGY | {"train.unet_lr": 0.5, "train.train_text_encoder": False},
+    "Adafactor alone": OWN_RATE,
+    "Adafactor, constant": {"optimizer.name": "Adafactor", "schedule.name": "constant"},
+    "Adafactor with a rate": {"optimizer.name": "Adafactor", "optimizer.relative_step": False},
+    "schedule-free": {"optimizer.name": "AdamWScheduleFree", "schedule.name": "constant"},
+    "schedule-free, warm": {"optimizer.name": "AdamWScheduleFree", "schedule.name": "constant_with_warmup"},
+    "custom": {"optimizer.name": "custom", "optimizer.class_path": "pytorch_optimizer.CAME"},
+    "random crop": {"dataset.random_crop": True, "dataset.cache_latents": "off"},
+    "shuffled": {"dataset.keep_tokens": 1, "dataset.shuffle_caption": True},
+    "portrait": {"dataset.resolution": "600,900"},
+    "limits unused": {"dataset.min_bucket_reso": 1024, "dataset.max_bucket_reso": 512},
+    "no buckets": UPSCALED | {"dataset.enable_bucket": False, "dataset.resolution": "128"},
+    "half of the rank": {"network.alpha": 8},
+    "alpha 1 with a high rate": {"network.alpha": 1, "train.learning_rate": 1e-3},
+    "steps decide": {"save.save_every_n_epochs": 11, "train.max_train_steps": 10_000},
+    "no prompts": {"sample.at_start": False, "sample.every_n_epochs": None},
+    "prompts switched off": {"sample.prompts": "# bear\n\n", "sample.at_start": False, "sample.every_n_epochs": None},
+    "the longest name": {"save.output_name": "x" * 120},
+}
+
+
+@pytest.mark.parametrize(("changes", "path", "severity", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_rule_is_found_at_its_setting(changes, path, severity, sentence):
+    (problem,) = combination_problems(with_values(RunSettings(), changes))
+    assert (problem.path, problem.severity, problem.key) == (path, severity, f"checks.{sentence}")
+    assert all(problem.message(language) for language in LANGUAGES)
+
+
+@pytest.mark.parametrize(("changes", "path", "severity", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_a_fix_leaves_nothing_to_find(changes, path, severity, sentence):
+    settings = with_values(RunSettings(), changes)
+    (problem,) = combination_problems(settings)
+    if sentence == "class_path":
+        assert not problem.fix  # only the user knows which class was meant
+    else:
+        assert combination_problems(apply_fix(settings, problem)) == []
+
+
+@pytest.mark.parametrize("changes", SOUND.values(), ids=SOUND)
+def test_sound_settings_are_left_in_peace(changes):
+    assert combination_problems(with_values(RunSettings(), changes)) == []
+
+
+def test_every_rule_is_tried_here():
+    tried = {rule for changes, *_ in BROKEN.values() for rule in COMBINATIONS if list(rule(_with(changes)))}
+    assert tried == set(COMBINATIONS)
+
+
+def test_errors_come_first():
+    found = combination_problems(_with({"network.alpha": 32, "dataset.random_crop": True}))
+    assert [problem.severity for problem in found] == ["error", "warning"]
+
+
+@pytest.mark.parametrize("optimizer", unions_of()["optimizer"])
+def test_every_optimizer_can_be_made_to_fit_by_its_fixes(optimizer):
+    changes = {"optimizer.name": optimizer}
+    settings = _with(changes | ({"optimizer.class_path": "a.B"} if optimizer == "custom" else {}))
+    for _ in range(3):
+        for problem in combination_problems(settings):
+            settings = apply_fix(settings, problem)
+    assert combination_problems(settings) == []
+
+
+def test_optimizers_with_their_own_rate_exist():
+    assert set(unions_of()["optimizer"]) >= FINDS_ITS_OWN_RATE
+
+
+def test_the_effective_scale_is_alpha_over_rank():
+    assert effective_scale(_with({"network.rank": 32, "network.alpha": 8}).network) == 0.25
+
+
+def test_each_part_has_the_rate_that_decides_it():
+    assert rates(RunSettings()) == {"train.learning_rate": 1e-4}
+    both = {"train.unet_lr": 2e-4, "train.text_encoder_lr": 5e-5}
+    assert rates(_with(both)) == both
+    assert rates(_with(both | {"train.train_text_encoder": False})) == {"train.unet_lr": 2e-4}
+
+
+def test_fixes_name_settings_that_exist():
+    for changes, *_ in BROKEN.values():
+        for problem in combination_problems(_with(changes)):
+            assert problem.fix.keys() <= fields_of().keys()
+
+
+def _with(changes: dict) -> RunSettings:
+    return with_values(RunSettings(), changes)

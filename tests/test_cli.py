@@ -1,0 +1,97 @@
+"""The command line: help, checks, exit codes, and a run from a settings file."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_core.cli import main
+from lora_core.events import RunFinished
+from lora_core.runs import list_runs
+from lora_core.settings import RunSettings
+from lora_core.settings.files import save_settings
+from tests.models import tiny_sd_folder
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def settings_file(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path / "home"))
+    images = tmp_path / "images" / "1_usu bear"
+    images.mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (64, 64), (90, 100 * i, 90)).save(images / f"{i}.png")
+    settings = RunSettings(
+        model={"base": str(tiny_sd_folder(tmp_path / "tiny"))},
+        dataset={"train_dir": images.parent, "resolution": "64", "min_bucket_reso": 32, "bucket_reso_steps": 32},
+        network={"rank": 2, "alpha": 2},
+        optimizer={"name": "AdamW"},
+        train={"epochs": 1, "mixed_precision": "no"},
+        save={"output_dir": tmp_path / "out", "output_name": "usu"},
+    )
+    return save_settings(settings, tmp_path / "my settings.toml")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["demo"], ["doctor"], ["gui"]], ids=lambda c: "-".join(c) or "top")
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_every_command_has_help(command, language, capsys, monkeypatch):
+    monkeypatch.setenv("KUMAKOBO_LANG", language)
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert len(shown) > 100
+    assert (language == "ja") == any(0x3040 < ord(c) < 0x9FFF for c in shown)
+
+
+def test_train_from_a_file_with_one_setting_changed(settings_file, tmp_path):
+    code = main(["train", str(settings_file), "--set", "train.epochs=2", "--set", "save.save_precision=float"])
+    assert code == 0
+    assert (tmp_path / "out" / "usu.safetensors").is_file()
+    events = list_runs()[0].read_events()
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].step == 4
+
+
+def test_a_lora_is_a_settings_file_too(settings_file, tmp_path, capsys):
+    main(["train", str(settings_file)])
+    lora = tmp_path / "out" / "usu.safetensors"
+    assert main(["train", str(lora), "--check"]) == 1  # the paths of the machine it came from are not in it
+    assert "dataset.train_dir" in capsys.readouterr().out
+
+
+def test_check_says_what_is_wrong_and_trains_nothing(settings_file, tmp_path, capsys):
+    assert main(["train", str(settings_file), "--check"]) == 0
+    assert main(["train", str(settings_file), "--check", "--set", f"dataset.train_dir={tmp_path / 'gone'}"]) == 1
+    assert "gone" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere.toml"], "nowhere.toml"),
+        (["{file}", "--set", "train.learning_rte=1"], "learning_rate"),
+        (["{file}", "--set", "train.epochs=many"], "train.epochs"),
+        (["{file}", "--preset", "nosuch"], "nosuch"),
+    ],
+)
+def test_wrong_words_end_with_code_2_and_a_sentence(settings_file, arguments, expected, capsys):
+    assert main(["train", *(a.format(file=settings_file) for a in arguments)]) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown
+    assert "Traceback" not in shown
+
+
+def test_a_settings_error_is_answered_without_loading_torch(settings_file):
+    code = (
+        "import sys; from lora_core.cli import main; "
+        f"code = main(['train', {str(settings_file)!r}, '--set', 'model.base=nowhere.safetensors']); "
+        "print('torch' in sys.modules, code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=os.environ)
+    assert done.stdout.splitlines()[-1] == "False 1", done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""Parts of tools/train_mini_model.py: pictures, autoencoder, text and denoiser, export."""
