@@ -6,13 +6,14 @@ caretaker thread) and guarded by a lock file.
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from lora_core.events import (
     append,
 )
 from lora_core.help_cards import HelpCard, explain, last_error
-from lora_core.runs import PROJECT, RunFolder, create_run, list_runs, runs_root
+from lora_core.runs import PROJECT, RunFolder, create_run, runs_root
 from lora_core.settings import RunSettings
 
 State = Literal["queued", "running", "paused", "finished", "stopped", "failed"]
@@ -45,6 +46,8 @@ ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed"})
 GRACE_SECONDS = 10.0
 """How long a job may take to obey "stop now" before it is told by the system, and again before it is ended by force."""
 TAIL_BYTES = 65_536
+MARKERS = ".open"
+"""Folder beside the runs that names those that wait or train."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,18 @@ def start(settings: RunSettings, root: Path | None = None) -> RunFolder:
     try:
         root.mkdir(parents=True, exist_ok=True)
         run = create_run(settings, root)
-        _ticket(run).write_text(str(time.time_ns()), encoding="utf-8")
+        put_in_line(run)
     except OSError as error:
         raise UserError("jobs.cannot_write", path=root, error=error.strerror or error) from error
     advance(root, wait=10)
     return run
+
+
+def put_in_line(run: RunFolder) -> None:
+    """Let a run wait for its turn; whoever calls ``advance`` next may start it."""
+    _ticket(run).write_text(str(time.time_ns()), encoding="utf-8")
+    _marker(run).parent.mkdir(exist_ok=True)
+    _marker(run).touch()
 
 
 def state(run: RunFolder) -> State:
@@ -92,21 +102,31 @@ def state(run: RunFolder) -> State:
 
 def current(root: Path | None = None) -> RunFolder | None:
     """The run that trains now."""
-    return next((run for run in list_runs(root) if _open(run) and alive(run) is not None), None)
+    return next((run for run in open_runs(root) if alive(run) is not None), None)
 
 
-def latest(root: Path | None = None) -> RunFolder | None:
-    """The run that was written to last: of those that began in the same second, names don't tell."""
+def latest(runs: Sequence[RunFolder]) -> RunFolder | None:
+    """Of runs, newest first, the one written to last: of those that began in the same second, names don't tell."""
 
     def written(run: RunFolder) -> int:
         return (run.events if run.events.exists() else run.settings).stat().st_mtime_ns
 
-    return max(list_runs(root)[:10], key=written, default=None)
+    return max(runs[:10], key=written, default=None)
 
 
 def queue(root: Path | None = None) -> list[RunFolder]:
     """The runs that wait, the next one first."""
-    return sorted((run for run in list_runs(root) if _ticket(run).exists()), key=_place_in_line)
+    return sorted((run for run in open_runs(root) if _ticket(run).exists()), key=_place_in_line)
+
+
+def open_runs(root: Path | None = None) -> list[RunFolder]:
+    """The runs that wait or train, as far as anybody has looked. Quick, however many runs there have been."""
+    root = root or runs_root()
+    try:
+        names = sorted(os.listdir(root / MARKERS))
+    except OSError:
+        return []
+    return [RunFolder(root / name) for name in names]
 
 
 def send(run: RunFolder, command: Command) -> None:
@@ -117,7 +137,7 @@ def send(run: RunFolder, command: Command) -> None:
     with _lock(run.path.parent, wait=10):
         if _ticket(run).exists():
             append(run.events, RunFinished(reason="stopped", step=0))
-            _ticket(run).unlink()
+            _close(run)
             return
         run.send(command)
         if not command.save and (job := read_job(run)) and job.stop_now_at is None:
@@ -145,32 +165,31 @@ def advance(root: Path | None = None, wait: float = 0) -> None:
     try:
         with _lock(root, wait):
             busy = False
-            for run in list_runs(root):
-                if not _open(run):
-                    continue
+            for run in open_runs(root):
                 if process := alive(run):
                     busy = True
                     _enforce_stop(run, process)
-                else:
+                elif not _ticket(run).exists():
                     settle(run)
             waiting = [] if busy else queue(root)
             while waiting and not _launch(waiting.pop(0)):
                 pass
     except Timeout:
         return
+    except OSError as error:  # a full disk, say: the next look tries again
+        logging.getLogger(__name__).warning("%s: jobs can't be brought up to date: %s", root, error)
 
 
 def settle(run: RunFolder) -> None:
     """Close a run whose process is gone. What the process did not say itself is said for it: the exit code wins."""
-    last = last_event(run, (RunFinished, RunFailed))
-    if last is None:
+    if run.path.is_dir() and last_event(run, (RunFinished, RunFailed)) is None:
         job = read_job(run)
         if job is not None and job.stop_now_at is not None:
             append(run.events, _stopped(run))
         else:
             log = log_tail(run)
             append(run.events, _failure(explain(log, _exit_code(run, job)), last_error(log) or log[-2000:]))
-    _closed(run).touch()
+    _close(run)
 
 
 def last_event(run: RunFolder, kinds: tuple[type, ...]) -> Event | None:
@@ -238,7 +257,7 @@ def _launch(run: RunFolder) -> bool:
             )
     except (OSError, ValueError) as error:
         append(run.events, _failure(HelpCard("failures.not_started", {"error": str(error)}), repr(error)))
-        _ticket(run).unlink(missing_ok=True)
+        _close(run)
         return False
     try:
         born = psutil.Process(process.pid).create_time()
@@ -322,13 +341,14 @@ def _ticket(run: RunFolder) -> Path:
     return run.path / "queued"
 
 
-def _closed(run: RunFolder) -> Path:
-    """There when the run's process is known to be gone, so that nobody needs to look again."""
-    return run.path / "closed"
+def _marker(run: RunFolder) -> Path:
+    """There while the run waits or trains, beside those of other runs, so that nobody needs to look at all runs."""
+    return run.path.parent / MARKERS / run.path.name
 
 
-def _open(run: RunFolder) -> bool:
-    return run.job.exists() and not _closed(run).exists()
+def _close(run: RunFolder) -> None:
+    _ticket(run).unlink(missing_ok=True)
+    _marker(run).unlink(missing_ok=True)
 
 
 def _written_lately(run: RunFolder, seconds: float = 600) -> bool:

@@ -3,6 +3,8 @@
 import gradio as gr
 
 from app.form import element_id
+from app.i18n import say
+from lora_core.i18n import LANGUAGES
 from lora_core.settings.fields import fields_of
 
 _FONTS = (
@@ -39,7 +41,17 @@ def kohya_names() -> str:
     return "".join(f'#{name} .info-text::after{{content:"{option}"}}' for name, option in kohya.items())
 
 
-HEAD = _SHORTCUTS + f"<style>{kohya_names()}</style>"
+def toast_titles() -> str:
+    """Style rules with the titles of short messages: Gradio has them in English only."""
+    rules = [".toast-title{font-size:0}.toast-title::before{font-size:1rem}"]
+    for language in LANGUAGES:
+        for kind in ("info", "warning"):
+            title = say(f"toast.{kind}", language)
+            rules.append(f'html:lang({language}) .toast-title.{kind}::before{{content:"{title}"}}')
+    return "".join(rules)
+
+
+HEAD = _SHORTCUTS + f"<style>{kohya_names()}{toast_titles()}</style>"
 
 
 def theme() -> gr.themes.Base:

@@ -4,15 +4,12 @@ from html import escape
 
 import gradio as gr
 
-from app.i18n import say
-from lora_core.i18n import Language
-
 _SECONDS = 6.0
 
 
-def info(words: str, language: Language) -> None:
-    gr.Info(escape(words), duration=_SECONDS, title=say("toast.info", language))
+def info(words: str) -> None:
+    gr.Info(escape(words), duration=_SECONDS)
 
 
-def warn(words: str, language: Language) -> None:
-    gr.Warning(escape(words), duration=2 * _SECONDS, title=say("toast.warning", language))
+def warn(words: str) -> None:
+    gr.Warning(escape(words), duration=2 * _SECONDS)

@@ -18,11 +18,13 @@ from app.widgets.path_picker import PathPicker
 from lora_core.errors import Problem, UserError
 from lora_core.i18n import Language
 from lora_core.runs import home
-from lora_core.settings.files import remember
+from lora_core.settings import RunSettings
+from lora_core.settings.files import load_settings, remember
 
 __all__ = ["HEAD", "build", "theme"]
 
 Inputs = dict[Component, Any]
+_TO_TOP = "() => { if (document.querySelector('#tab_monitor-button[aria-selected=true]')) window.scrollTo(0, 0); }"
 
 
 def build(context: Context) -> gr.Blocks:
@@ -71,7 +73,7 @@ class Live:
             self.refresh, everything, reports, **quiet()
         )
         gr.on(
-            [component.change for component in self.form.components.values()],
+            [self.ui.tabs.change, *(component.change for component in self.form.components.values())],
             self.refresh,
             everything,
             reports,
@@ -87,7 +89,7 @@ class Live:
             everything,
             {*reports, self.ui.tabs, self.attempted},
             **quiet(trigger_mode="once", queue=True),
-        )
+        ).then(self.refresh, everything, reports, **quiet()).then(None, js=_TO_TOP, **quiet())
 
     def restore(self, request: gr.Request) -> Inputs:
         """Put what was on the page last time back, and fill in what depends on the language."""
@@ -128,16 +130,19 @@ class Live:
         said = self.say(values, language, attempted=True, insist=True) | {self.attempted: True}
         if found.errors:
             return said
+        if name := same_place(found.settings):
+            toast.warn(say("train.same_name", language, name=name))
+            return said | self.ui.go_to("monitor")
         try:
             busy = jobs.current() is not None
             run = jobs.start(found.settings)
         except UserError as error:
-            toast.warn(error.message(language), language)
+            toast.warn(error.message(language))
             return said
         remember(run.settings)
         save_draft(values, self.draft)
         words = say("train.queued" if busy else "train.started", language, name=found.settings.save.output_name)
-        toast.info(words, language)
+        toast.info(words)
         return said | {self.attempted: False} | self.ui.go_to("monitor")
 
     def follow(self, by_component: Inputs, event: gr.EventData) -> Inputs:
@@ -166,3 +171,16 @@ class Live:
     def section_outputs(self, section: str) -> set[Component]:
         name = f"{section}.name"
         return {c for path, c in self.form.components.items() if path.startswith(f"{section}.") and path != name}
+
+
+def same_place(settings: RunSettings) -> str | None:
+    """The output name, if a run that trains or waits will already write these very files: two clicks on Train model."""
+    current = jobs.current()
+    for run in [*([current] if current else []), *jobs.queue()]:
+        try:
+            other = load_settings(run.settings).save
+        except UserError:
+            continue
+        if (other.output_dir, other.output_name) == (settings.save.output_dir, settings.save.output_name):
+            return other.output_name
+    return None

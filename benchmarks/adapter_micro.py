@@ -3,8 +3,8 @@
     python benchmarks/adapter_micro.py [--device cuda] [--threads 1] [--pixels 256] [--rank 16]
 
 Both wrap the same frozen block in the same number format. peft runs as diffusers' training scripts run it (float32
-adapters, autocast in half precision). Runs alternate and the fastest counts. With one thread the processor's own time is
-taken, which other work on the machine hardly changes; otherwise the clock on the wall.
+adapters, autocast in half precision). Runs alternate and the fastest counts. With one thread the processor's own time
+is taken, which other work on the machine hardly changes; otherwise the clock on the wall.
 """
 
 import argparse
@@ -96,11 +96,10 @@ def main() -> None:
     print("format     channels  tokens    base    peft    ours  peft/ours")
     for dtype in (torch.float32, torch.bfloat16):
         for channels, factor in LEVELS:
-            ms = level(channels, options.pixels // factor, dtype, options)
+            side = options.pixels // factor
+            ms = level(channels, side, dtype, options)
             times = "".join(f"{value:8.1f}" for value in ms.values())
-            print(
-                f"{str(dtype)[6:]:9} {channels:9} {(options.pixels // factor) ** 2:7} {times} {ms['peft'] / ms['ours']:10.2f}"
-            )
+            print(f"{str(dtype)[6:]:9} {channels:9} {side * side:7} {times} {ms['peft'] / ms['ours']:10.2f}")
 
 
 def level(channels: int, side: int, dtype: torch.dtype, options: argparse.Namespace) -> dict[str, float]:

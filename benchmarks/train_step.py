@@ -147,7 +147,6 @@ def kumakobo_step(arguments: argparse.Namespace, device: torch.device) -> Callab
     from lora_core.families import FAMILIES
     from lora_core.families.base import Components, ModelSource
     from lora_core.families.sd_files import load_tokenizer
-    from lora_core.noise import Ddpm
     from lora_core.plan import Plan
     from lora_core.settings import RunSettings
     from lora_core.train.device import DTYPES

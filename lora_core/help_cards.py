@@ -82,8 +82,8 @@ def explain(log: str, exit_code: int | None = None) -> HelpCard:
 
 def last_error(log: str) -> str:
     """The last traceback of a log, else its last lines that look like an error, else nothing."""
-    lines = plain_lines(log)
-    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    lines = plain_lines(log.replace(_TRACEBACK, f"\n{_TRACEBACK}"))  # it may follow a progress bar on its line
+    starts = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
     if starts:
         return "\n".join(_block(lines, starts[-1]))
     return "\n".join([line for line in lines[-40:] if _ERROR_LINE.search(line)][-10:])
@@ -95,6 +95,7 @@ def plain_lines(log: str) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
 
 
+_TRACEBACK = "Traceback (most recent call last)"
 _ERROR_LINE = re.compile(
     r"\b[A-Z]\w*(?:Error|Exception)\b|\b(?i:error):|\bERROR\b|os error \d"
     r"|(?i:\bfatal\b|out of memory|no module named|segmentation fault)"

@@ -1,5 +1,6 @@
 """The monitor: everything about a run while it trains and afterwards. All of it is read from the run's folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,24 +116,23 @@ def build(ui: Ui) -> None:
 
 def press(name: str, choice: str) -> None:
     """Send what a button stands for to the run that is shown."""
-    run = chosen_run(choice)
+    run = chosen_run(choice, list_runs())
     if run is not None and jobs.state(run) not in jobs.ENDED:
         jobs.send(run, ACTIONS[name][0])
 
 
-def chosen_run(choice: str, root: Path | None = None) -> RunFolder | None:
+def chosen_run(choice: str, runs: Sequence[RunFolder], root: Path | None = None) -> RunFolder | None:
     """The run a choice stands for: the one named, else what trains now, waits or was last. Unknown: none."""
-    runs = list_runs(root)
     if choice:
         return next((run for run in runs if run.path.name == choice), None)
-    return jobs.current(root) or next(iter(jobs.queue(root)), None) or jobs.latest(root)
+    return jobs.current(root) or next(iter(jobs.queue(root)), None) or jobs.latest(runs)
 
 
 def page(views: Views, choice: str, language: Language, root: Path | None = None) -> dict[str, Part]:
     """All parts of the monitor for one choice of run. Nothing is made before it is known to have changed."""
     jobs.advance(root)
     runs = list_runs(root)
-    run = chosen_run(choice, root)
+    run = chosen_run(choice, runs, root)
     current = jobs.current(root)
     picker = Part(
         (len(runs), runs[0].path.name if runs else "", current and current.path.name, len(jobs.queue(root))),
@@ -222,7 +222,7 @@ def chart_words(language: Language) -> dict[str, Any]:
     return words
 
 
-def run_choices(runs: list[RunFolder], language: Language) -> list[tuple[str, str]]:
+def run_choices(runs: Sequence[RunFolder], language: Language) -> list[tuple[str, str]]:
     """(label, folder name) of the runs, newest first."""
     choices = [(say("monitor.current", language), CURRENT)]
     for run in runs[:RUNS_SHOWN]:

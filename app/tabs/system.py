@@ -56,12 +56,7 @@ def build(ui: Ui) -> None:
 
 def report_html(rows: Sequence[Row], language: Language) -> str:
     """The findings, each with what to do about it, and the memory in use of each card."""
-    lines = [
-        f'<tr class="doc-row-{escape(row.key)}"><td class="doc-{escape(row.status)}" title="{escape(say(f"system.status.{row.status}", language))}">'
-        f"{MARKS.get(row.status, '·')}</td><td>{escape(row.name(language))}</td>"
-        f"<td>{escape(row.value(language))}{_cure(row.cure(language))}</td></tr>"
-        for row in rows
-    ]
+    lines = [finding_html(row, language) for row in rows]
     lines += [
         f"<tr><td>·</td><td>{escape(say('system.card', language))}</td><td>{escape(name)}: {escape(memory)}</td></tr>"
         for name, memory in graphics_cards()
@@ -69,8 +64,15 @@ def report_html(rows: Sequence[Row], language: Language) -> str:
     return f'<table class="doc-table">{"".join(lines)}</table>'
 
 
-def _cure(text: str) -> str:
-    return f'<span class="doc-cure">{escape(text)}</span>' if text else ""
+def finding_html(row: Row, language: Language) -> str:
+    meaning = escape(say(f"system.status.{row.status}", language))
+    cure = row.cure(language)
+    advice = f'<span class="doc-cure">{escape(cure)}</span>' if cure else ""
+    return (
+        f'<tr class="doc-row-{escape(row.key)}"><td class="doc-{escape(row.status)}" title="{meaning}">'
+        f"{MARKS[row.status]}</td><td>{escape(row.name(language))}</td>"
+        f"<td>{escape(row.value(language))}{advice}</td></tr>"
+    )
 
 
 def places_html(language: Language) -> str:

@@ -10,7 +10,7 @@ from app.i18n import language_of, say
 from app.run_view import RunView, Views
 from app.words import duration, run_label, stage_word
 from lora_core.i18n import Language
-from lora_core.runs import RunFolder
+from lora_core.runs import RunFolder, list_runs
 
 
 def build(demo: gr.Blocks, views: Views) -> gr.HTML:
@@ -55,7 +55,7 @@ def pill_state(views: Views, language: Language, root: Path | None = None) -> tu
         view = views.view(run)
         state = "stopping" if view.stopping else jobs.state(run)
         return " · ".join([_running_words(view, state, language), *queued]), state, view.fraction
-    last = jobs.latest(root)
+    last = jobs.latest(list_runs(root))
     if queued:
         return queued[0], "queued", None
     if last is None or (state := jobs.state(last)) not in jobs.ENDED:

@@ -1,4 +1,5 @@
 // The folder browser. props.value = null (closed) or what app/folder_view.py draws.
+// Events say {action, to}: Gradio would take a key "path" for a file of its own cache.
 const make = (tag, className, text) => {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -8,7 +9,7 @@ const make = (tag, className, text) => {
 const button = (className, text, action, path) => {
   const made = make("button", className, text);
   made.type = "button";
-  made.onclick = () => trigger("select", { action, path });
+  made.onclick = () => trigger("select", { action, to: path });
   return made;
 };
 let returnTo = null;
@@ -41,7 +42,7 @@ function draw() {
   typed.value = v.path;
   typed.spellcheck = false;
   typed.setAttribute("aria-label", v.words.path);
-  line.onsubmit = (event) => { event.preventDefault(); trigger("select", { action: "go", path: typed.value }); };
+  line.onsubmit = (event) => { event.preventDefault(); trigger("select", { action: "go", to: typed.value }); };
   const up = button("fb-up", `↑ ${v.words.up}`, "go", v.parent);
   up.disabled = !v.parent;
   line.append(up, typed);

@@ -75,7 +75,7 @@ class PathPicker:
         language, data = language_of(request), event._data or {}
         boxes = [gr.skip() for _ in self.targets]
         target = self.targets.get(name)
-        path = Path(str(data.get("path") or "."))
+        path = Path(str(data.get("to") or "."))
         if target is None or data.get("action") == "close":
             return [None, *boxes]
         if data.get("action") == "choose" and is_allowed(path, self.roots):

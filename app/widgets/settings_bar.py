@@ -104,9 +104,9 @@ def _connect_preset(ui: Ui, preset: gr.Dropdown) -> None:
         try:
             settings = with_preset(ui.form, by_component, name)
         except UserError as error:
-            toast.warn(error.message(language), language)
+            toast.warn(error.message(language))
             return {preset: ""}
-        toast.info(say("bar.preset_done", language, title=find_preset(name).title(language)), language)
+        toast.info(say("bar.preset_done", language, title=find_preset(name).title(language)))
         return ui.form.write(settings)
 
     ui.later.append(
@@ -164,7 +164,7 @@ def _load_dialog(ui: Ui, opener: gr.Button) -> None:
                 return dialog.say(error.message(language))
             if ours:
                 remember(file / "settings.json" if file.is_dir() else file)
-            toast.info(say("load.done", language, name=file.name), language)
+            toast.info(say("load.done", language, name=file.name))
             return dialog.close() | ui.form.write(settings)
 
         return handler
@@ -208,7 +208,7 @@ def _save_dialog(ui: Ui, opener: gr.Button) -> None:
         except UserError as error:
             return dialog.say(_capital(error.message(language).removeprefix(": ")))
         remember(file)
-        toast.info(say("save.done", language, path=file), language)
+        toast.info(say("save.done", language, path=file))
         return dialog.close()
 
     def register() -> None:

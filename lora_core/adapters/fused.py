@@ -44,9 +44,8 @@ class _LowRankLinears(torch.autograd.Function):
         ranks = [up.shape[1] for up in ups]
         hidden_NR = x_NI @ down.t()
         outputs = []
-        for weight, bias, up, hidden, scale in zip(
-            weights, biases, ups, hidden_NR.split(ranks, 1), scales, strict=True
-        ):
+        hiddens = _columns(hidden_NR, ranks)
+        for weight, bias, up, hidden, scale in zip(weights, biases, ups, hiddens, scales, strict=True):
             y_NO = F.linear(x_NI, weight, bias)
             outputs.append(y_NO.addmm_(hidden, up.t(), alpha=scale).view(*x.shape[:-1], -1))
         ctx.save_for_backward(x_NI, hidden_NR, down, *weights, *ups)
@@ -60,20 +59,17 @@ class _LowRankLinears(torch.autograd.Function):
         x_NI, hidden_NR, down, *rest = ctx.saved_tensors
         weights, ups = rest[:n], rest[n:]
         grads_NO = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        grad_hidden = torch.empty_like(hidden_NR)
-        grad_ups = []
-        parts = zip(
-            grads_NO, ups, hidden_NR.split(ctx.ranks, 1), grad_hidden.split(ctx.ranks, 1), ctx.scales, strict=True
-        )
-        for grad, up, hidden, into, scale in parts:
-            torch.addmm(into, grad, up, beta=0, alpha=scale, out=into)
-            # The transposed product is the faster one on processors; beta=0 only lends its first argument's shape.
-            grad_up_RO = torch.addmm(up.t(), hidden.t(), grad, beta=0, alpha=scale)
-            grad_ups.append(grad_up_RO.t().to(ctx.parameter_dtype))
-        grad_downs = (grad_hidden.t() @ x_NI).to(ctx.parameter_dtype).split(ctx.ranks)
-        grad_x = _input_gradient(grads_NO, weights, grad_hidden, down) if ctx.needs_input_grad[0] else None
-        if grad_x is not None:
-            grad_x = grad_x.view(ctx.x_shape)
+        grad_hiddens, grad_ups = [], []
+        for grad, up, hidden, scale in zip(grads_NO, ups, _columns(hidden_NR, ctx.ranks), ctx.scales, strict=True):
+            # beta=0: the first argument only lends its shape.
+            grad_hiddens.append(torch.addmm(hidden, grad, up, beta=0, alpha=scale))
+            grad_ups.append(torch.addmm(up, grad.t(), hidden, beta=0, alpha=scale).to(ctx.parameter_dtype))
+        grad_hidden = grad_hiddens[0] if n == 1 else torch.cat(grad_hiddens, 1)
+        grad_down = (grad_hidden.t() @ x_NI).to(ctx.parameter_dtype)
+        grad_downs = (grad_down,) if n == 1 else grad_down.split(ctx.ranks)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _input_gradient(grads_NO, weights, grad_hidden, down).view(ctx.x_shape)
         return (grad_x, None, *[None] * (2 * n), *grad_downs, *grad_ups)
 
 
@@ -87,3 +83,8 @@ def _input_gradient(grads_NO: Sequence[Tensor], weights: Sequence[Tensor], grad_
 
 def _stack(downs: Sequence[Tensor]) -> Tensor:
     return downs[0] if len(downs) == 1 else torch.cat(downs)
+
+
+def _columns(hidden_NR: Tensor, ranks: Sequence[int]) -> Sequence[Tensor]:
+    """The part of each layer."""
+    return (hidden_NR,) if len(ranks) == 1 else hidden_NR.split(ranks, 1)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_core.demo import HELDOUT
+from lora_core.demo import HELDOUT, REGULARISATION
 from lora_core.events import CheckpointSaved
 from lora_core.i18n import Language, text
 from lora_core.runs import create_run, home
@@ -15,8 +15,9 @@ from lora_core.train.console import Console
 from lora_core.train.files import free_name, sample_folder
 from lora_core.train.runner import run_training
 
-PROMPTS = ("usu bear", "usu bear, smiling, blue background", "bear", "cat", "red heart")
+PROMPTS = ("usu bear", "usu bear, blue background", "bear", "cat", "red heart")
 """Drawn with and without the LoRA: the first two should change, the others should not."""
+SEEDS = (1, 2, 3)
 
 
 def run(output: Path | None, overrides: Sequence[str], language: Language) -> int:
@@ -44,14 +45,16 @@ def demo_settings(output: Path | None, overrides: Sequence[str]) -> RunSettings:
 
 def show(settings: RunSettings, lora: Path, language: Language) -> None:
     """Draw with and without the LoRA, measure, and print the next step."""
-    from lora_core.demo.compare import compare, picture_of
+    from lora_core.demo.experiment import Experiment
 
     print(text("demo.comparing", language))
-    found = compare(settings, lora, HELDOUT, PROMPTS)
+    experiment = Experiment.load(settings, lora)
     before_after = lora.with_name(f"{lora.stem}_before_after.png")
-    picture_of(found).save(before_after)
-    lora.with_name(f"{lora.stem}_comparison.json").write_text(
-        json.dumps(found.numbers, indent=2, ensure_ascii=False), encoding="utf-8"
-    )
-    print(text("demo.numbers", language, **found.numbers))
+    # In English on the picture: Pillow's own font has no Japanese, and the system may have none either.
+    titles = (text("demo.without", "en"), text("demo.with", "en"))
+    experiment.sheet(PROMPTS, SEEDS, titles).save(before_after)
+    numbers = experiment.numbers(HELDOUT, REGULARISATION / "1_bear", "bear")
+    measured = lora.with_name(f"{lora.stem}_comparison.json")
+    measured.write_text(json.dumps(numbers, indent=2), encoding="utf-8")
+    print(text("demo.numbers", language, **numbers))
     print(text("demo.done", language, lora=lora, samples=sample_folder(settings.save), picture=before_after))

@@ -1,11 +1,12 @@
 """Where the source model is, and whether it is one that can be trained. Torch-free: the form asks this too."""
 
 import re
+from os.path import exists, isdir
 from pathlib import Path
 
 from lora_core.errors import UserError
-from lora_core.io.folders import PARTS, has_weights, identify_folder
-from lora_core.io.headers import FileKind, identify, read_header
+from lora_core.io.folders import PARTS, has_weights
+from lora_core.io.headers import FileKind, identify
 from lora_core.io.kinds import FAMILY_NAMES
 from lora_core.settings import ModelSettings
 from lora_core.settings.base import clean_path
@@ -19,7 +20,7 @@ _WEIGHTS = ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetenso
 
 def is_hub_name(base: str) -> bool:
     """True for "owner/name" that is no path on this machine."""
-    return bool(_HUB_NAME.fullmatch(base)) and not base.endswith(_FILE_ENDINGS) and not Path(base).exists()
+    return bool(_HUB_NAME.fullmatch(base)) and not base.endswith(_FILE_ENDINGS) and not exists(base)
 
 
 def base_path(model: ModelSettings) -> Path:
@@ -73,9 +74,9 @@ def check_base(kind: FileKind, *, separate_vae: bool = False) -> FileKind:
 
 def require_vae(path: Path) -> FileKind:
     """Raises UserError unless the path is a VAE of Stable Diffusion: a file, its folder, or a whole model's folder."""
-    if path.is_dir() and (path / "vae" / "config.json").is_file():
+    if isdir(path) and (path / "vae" / "config.json").is_file():
         path = path / "vae"
-    kind = identify_folder(path, read_header) if path.is_dir() else identify(path)
+    kind = identify(path)
     if not kind.has_vae:
         raise UserError("vae.is_none", path=path)
     if kind.kind == "vae" and kind.family != "sd1":

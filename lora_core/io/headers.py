@@ -5,6 +5,7 @@ The content decides, not the ending of the name: many a .safetensors is a web pa
 
 import json
 import struct
+from os.path import isdir  # False, not an error, for a name the system cannot hold
 from pathlib import Path
 
 from lora_core.errors import UserError
@@ -25,7 +26,7 @@ def identify(path: Path) -> FileKind:
 
     Raises UserError for what is missing, broken, or no model at all.
     """
-    if path.is_dir():
+    if isdir(path):
         return identify_folder(path, read_header)
     return classify(path, read_header(path))
 
@@ -41,7 +42,7 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError:
         raise UserError("model.missing", path=path) from None
     except (OSError, ValueError) as error:  # no permission, a name the system cannot hold
-        if path.is_dir():
+        if isdir(path):
             raise UserError("model.is_folder", path=path) from None
         raise UserError("model.cannot_read", path=path, reason=getattr(error, "strerror", None) or error) from error
     _refuse_non_models(path, start)

@@ -80,7 +80,7 @@ def parser(language: Language) -> argparse.ArgumentParser:
     return made
 
 
-def hand_over(command: Sequence[str]) -> int:
+def hand_over(command: list[str]) -> int:
     """Become the command. Windows can't, and waits for it instead."""
     if os.name != "nt":
         sys.stdout.flush()

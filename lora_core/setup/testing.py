@@ -14,6 +14,8 @@ CHECKS: dict[str, Sequence[str]] = {
     "mypy": ("mypy", "--no-error-summary"),
 }
 WORKERS = 2
+PARALLEL = ("-n", str(WORKERS), "--dist", "loadscope", "--no-loadscope-reorder")
+"""A module stays with one worker, so that what it prepares is prepared once."""
 
 
 def run_tests(environment: Environment, language: Language, arguments: Sequence[str] = ()) -> int:
@@ -25,8 +27,9 @@ def run_tests(environment: Environment, language: Language, arguments: Sequence[
     failed = [] if arguments else [name for name in CHECKS if not _passes(environment, name, variables)]
     if failed:
         say(text("setup.checks_failed", language, names=", ".join(failed)))
-    options = list(arguments) or ["-n", str(WORKERS), "--dist", "loadgroup"]
-    pytest = [str(environment.python), "-m", "pytest", *options]
+    if not arguments:  # workers that each use every core get in each other's way
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+    pytest = [str(environment.python), "-m", "pytest", *(arguments or PARALLEL)]
     tests = subprocess.run(pytest, cwd=environment.project, env=variables, check=False)
     return tests.returncode or int(bool(failed))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -176,8 +177,9 @@ def test_a_program_that_cannot_be_started_fails_and_the_next_one_runs(root, monk
 def test_a_job_of_an_app_that_is_gone_is_closed_by_the_next(root):
     run = jobs.start(settings(), root)
     wait_until(lambda: ended(run))
-    wait_until(lambda: (run.path / "closed").exists())
-    (run.path / "closed").unlink()
+    wait_until(lambda: not jobs.open_runs(root))
+    jobs.put_in_line(run)
+    (run.path / "queued").unlink()
     (run.path / "exit_code").unlink()
     run.events.write_text("")
     run.log.write_text("")
@@ -247,9 +249,23 @@ def test_only_the_last_error_counts():
     assert "bad {braces}" in help_cards.explain(log, 1).text()
 
 
+def test_a_traceback_may_follow_a_progress_bar_on_its_line():
+    log = "step 1\rstep 2Traceback (most recent call last):\n  x\nValueError: bad\n"
+    assert help_cards.last_error(log).splitlines()[0] == "Traceback (most recent call last):"
+
+
 def test_a_log_without_an_error_has_none():
     assert help_cards.last_error("step 1\rstep 2\nmean error rate 0.1\n") == ""
 
 
 def test_progress_bars_leave_their_last_state():
     assert help_cards.plain_lines("a\r\x1b[31mb\x1b[0m\r\nc\rd") == ["b", "d"]
+
+
+def test_a_run_whose_folder_was_deleted_is_forgotten(root):
+    run = jobs.start(settings(), root)
+    wait_until(lambda: ended(run) and not jobs.open_runs(root))
+    jobs.put_in_line(run)
+    shutil.rmtree(run.path)
+    jobs.advance(root)
+    assert jobs.open_runs(root) == []

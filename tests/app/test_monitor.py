@@ -31,7 +31,7 @@ from lora_core.events import (
     append,
 )
 from lora_core.i18n import LANGUAGES, catalogue
-from lora_core.runs import RunFolder, create_run
+from lora_core.runs import RunFolder, create_run, list_runs
 from lora_core.settings import RunSettings
 
 
@@ -66,6 +66,8 @@ def alive(run: RunFolder) -> None:
     import psutil
 
     job = jobs.Job(os.getpid(), psutil.Process().create_time(), [], os.getpid())
+    jobs.put_in_line(run)
+    jobs._ticket(run).unlink()
     jobs._write_job(run, job)
 
 
@@ -221,7 +223,7 @@ def test_a_button_sends_its_command(run):
 
 @pytest.mark.parametrize("choice", ["../../etc", "/etc", "no such run", "..", "a/../b"])
 def test_names_from_the_page_are_only_runs(run, choice):
-    assert monitor.chosen_run(choice) is None
+    assert monitor.chosen_run(choice, list_runs()) is None
     monitor.press("stop_save", choice)
     assert not run.commands.exists()
 
@@ -339,7 +341,7 @@ def test_the_pill(run, language):
     assert "58" in words
     assert (state, fraction) == ("running", 0.42)
     second = create_run(RunSettings(save={"output_name": "second"}))
-    (second.path / "queued").write_text("1")
+    jobs.put_in_line(second)
     assert "1" in job_pill.pill_state(views, language)[0].split("·")[-1].split("・")[-1]
     append(run.events, StageChanged(stage="paused"))
     assert job_pill.pill_state(views, language)[1] == "paused"

@@ -87,7 +87,7 @@ class App:
         """Put a run in line, as another page or another app would; the app under test starts it."""
         run = create_run(RunSettings(save={"output_name": name, "output_dir": str(self.home / "out")}), self.root)
         (run.path / "fake.json").write_text(json.dumps(fake), encoding="utf-8")
-        (run.path / "queued").write_text(str(time.time_ns()), encoding="utf-8")
+        jobs.put_in_line(run)
         return run
 
     def end_jobs(self) -> None:
@@ -168,7 +168,7 @@ def visit() -> Visit:
 
 
 @pytest.fixture
-def open_page(chromium, app, visit):
+def open_page(chromium, request, visit):
     """Opens the page in a fresh browser profile: ``open_page(locale="ja-JP", width=390)``."""
     contexts = []
 
@@ -180,7 +180,7 @@ def open_page(chromium, app, visit):
         page.set_default_timeout(30_000)
         page.on("request", lambda request: request.url.startswith(LOCAL) or visit.foreign.append(request.url))
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
-        page.goto(url or app.url)
+        page.goto(url or request.getfixturevalue("app").url)
         page.wait_for_selector("#job_pill .jp")
         return page
 

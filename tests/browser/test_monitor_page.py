@@ -9,6 +9,8 @@ import pytest
 from app import jobs
 from lora_core.events import EpochDone, RunStarted, StepDone
 from lora_core.i18n import catalogue
+from lora_core.runs import create_run
+from lora_core.settings import RunSettings
 
 SLOW = {"steps": 4000, "seconds": 0.05, "samples": 20, "per_epoch": 50}
 
@@ -161,8 +163,7 @@ def test_the_language_is_remembered(app, open_page, visit):
 
 def long_run(app, steps: int = 20_000):
     """A finished-looking run with many steps, written in one go."""
-    run = app.enqueue("long", **SLOW)
-    (run.path / "queued").unlink()
+    run = create_run(RunSettings(save={"output_name": "long"}), app.root)
     lines = [RunStarted(name="long", total_steps=steps, epochs=10, steps_per_epoch=steps / 10).model_dump_json()]
     for number in range(1, steps + 1):
         loss = 0.1 + 0.2 / (1 + number / 3000) + 0.02 * ((number * 7919) % 997) / 997

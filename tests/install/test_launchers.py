@@ -121,7 +121,6 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.mark.install
-@pytest.mark.xdist_group("install")
 class TestFreshCopy:
     def test_the_doctor_reports_from_its_own_environment(self, installed):
         done = launch(installed, "doctor", "--json")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -121,6 +122,30 @@ def batches(encoded: dict, tokenizer: CLIPTokenizer, batch_size: int, start: int
         step += 1
 
 
+def teach_words(text_encoder: CLIPTextModel, encoded: dict, tokenizer: CLIPTokenizer, *, steps: int = 500) -> None:
+    """Teach the text encoder alone to tell captions apart: from its end token, guess the picture's coarse latents.
+
+    A minute of this saves the denoiser the thousand steps in which it would ignore a text that says nothing yet.
+    """
+    head = nn.Linear(WIDTH, 4 * 4 * 4)
+    parameters = [*text_encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for step, (latents, ids) in enumerate(batches(encoded, tokenizer, 32, 0)):
+        if step >= steps:
+            break
+        optimizer.param_groups[0]["lr"] = cosine_rate(step / steps, 2e-3)
+        target = F.avg_pool2d(latents, 4).flatten(1)
+        hidden = text_encoder(ids).last_hidden_state
+        first_end = (ids == 49407).int().argmax(1)
+        ends = torch.stack([hidden[torch.arange(len(ids)), first_end], hidden[:, -1]])
+        loss = (head(ends) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            logger.info("words %d/%d loss %.4f of %.4f", step + 1, steps, loss, target.var())
+
+
 def diffusion_errors(
     model: nn.Module, scheduler: DDIMScheduler, latents_BCHW: Tensor, ids_BT: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -155,6 +180,9 @@ def train(
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
+    else:
+        teach_words(model.text_encoder, encoded, tokenizer)
+        ema = EMAModel(model.parameters(), decay=0.998, foreach=True)
     clock, recent = time.monotonic(), []
     for step, (latents, ids) in enumerate(batches(encoded, tokenizer, batch_size, start), start):
         if step >= steps:

@@ -1,0 +1,35 @@
+"""Presets, recent settings and names for saving."""
+
+from pathlib import Path
+
+import pytest
+
+from app.widgets.settings_bar import preset_choices, recent_choices, save_name
+from lora_core.i18n import LANGUAGES
+from lora_core.runs import create_run
+from lora_core.settings import RunSettings
+from lora_core.settings.files import remember, save_settings
+from lora_core.settings.presets import list_presets
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_presets_are_offered_with_their_purpose(language):
+    choices = preset_choices(language)
+    assert [name for _, name in choices] == ["", *(preset.name for preset in list_presets())]
+    assert all(words.strip() for words, _ in choices)
+
+
+def test_a_run_is_called_by_its_folder():
+    run = create_run(RunSettings())
+    remember(run.settings)
+    assert recent_choices() == [(run.path.name, str(run.settings))]
+
+
+@pytest.mark.parametrize("name", ["my_lora", "a/b:c", "", "  ", "くま"])
+def test_a_name_to_save_under_is_free(name):
+    first = Path(save_name(name))
+    assert first.suffix == ".toml"
+    save_settings(RunSettings(), first)
+    second = Path(save_name(name))
+    assert second != first
+    assert second.parent == first.parent
