@@ -38,14 +38,18 @@ class Findings:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def findings(values: Values, *, all_required: bool = True) -> Findings:
-    """Check what the page shows. Without ``all_required``, fields nobody has filled in yet are not called missing."""
+def findings(values: Values, *, all_required: bool = True, starting: bool = False) -> Findings:
+    """Check what the page shows. Without ``all_required``, fields nobody has filled in yet are not called missing.
+
+    ``starting`` is for the moment before a run: it reads every image whole and makes the output folder.
+    """
     try:
         settings, illegal = read(values), []
     except SettingsError as error:
         settings, illegal = read_legal(values), error.problems
     wrong = {problem.path for problem in illegal}
-    found = [*illegal, *(problem for problem in check(settings) if problem.path not in wrong)]
+    checked = check(settings, starting=starting, deep=starting)
+    found = [*illegal, *(problem for problem in checked if problem.path not in wrong)]
     if not all_required:
         found = [p for p in found if not (p.severity == "error" and _is_untouched(p.path, values))]
     return Findings(settings, _unique(found))

@@ -25,11 +25,18 @@ class Report:
         self._rows: Sequence[Row] | None = None
         self._lock = threading.Lock()
 
-    def rows(self, again: bool = False) -> Sequence[Row]:
+    @property
+    def known(self) -> bool:
+        return self._rows is not None
+
+    def forget(self) -> None:
+        self._rows = None
+
+    def rows(self) -> Sequence[Row]:
         with self._lock:
-            if self._rows is None or again:
-                self._rows = report()
-            return self._rows
+            rows = self._rows if self._rows is not None else report()
+            self._rows = rows
+            return rows
 
 
 def versions() -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ def kohya_names() -> str:
 
 def toast_titles() -> str:
     """Style rules with the titles of short messages: Gradio has them in English only."""
-    rules = [".toast-title{font-size:0}.toast-title::before{font-size:1rem}"]
+    rules = [".toast-title{font-size:0!important}.toast-title::before{font-size:1rem}"]
     for language in LANGUAGES:
         for kind in ("info", "warning"):
             title = say(f"toast.{kind}", language)

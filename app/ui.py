@@ -9,7 +9,7 @@ from gradio.components import Component
 from app import jobs, toast
 from app.form import Form, choose_variant, load_draft, save_draft, union_sections
 from app.i18n import language_of, say, t
-from app.live import Look, Previews, findings, problem_items, steps_html
+from app.live import Findings, Look, Previews, findings, problem_items, steps_html
 from app.page import TABS, Context, Ui, quiet
 from app.run_view import Views
 from app.theme import HEAD, theme
@@ -89,7 +89,7 @@ class Live:
             everything,
             {*reports, self.ui.tabs, self.attempted},
             **quiet(trigger_mode="once", queue=True),
-        ).then(self.refresh, everything, reports, **quiet()).then(None, js=_TO_TOP, **quiet())
+        ).then(None, js=_TO_TOP, **quiet())
 
     def restore(self, request: gr.Request) -> Inputs:
         """Put what was on the page last time back, and fill in what depends on the language."""
@@ -103,8 +103,10 @@ class Live:
             save_draft(values, self.draft)
         return self.say(values, language_of(request), attempted=by_component[self.attempted])
 
-    def say(self, values: dict[str, Any], language: Language, *, attempted: bool, insist: bool = False) -> Inputs:
-        found = findings(values, all_required=attempted)
+    def say(self, values: dict[str, Any], language: Language, *, attempted: bool) -> Inputs:
+        return self.report(findings(values, all_required=attempted), language, insist=False)
+
+    def report(self, found: Findings, language: Language, *, insist: bool) -> Inputs:
         look = Look(found.settings, self.previews.get(found.settings))
         said = {place: make(look, language) for place, make in self.ui.reports.items()}
         return said | {self.problems: self.listed(found.problems, language, insist)}
@@ -126,8 +128,8 @@ class Live:
     def train(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Start the run, or say at the fields why not."""
         values, language = self.form.values(by_component), language_of(request)
-        found = findings(values)
-        said = self.say(values, language, attempted=True, insist=True) | {self.attempted: True}
+        found = findings(values, starting=True)
+        said = self.report(found, language, insist=True) | {self.attempted: True}
         if found.errors:
             return said
         if name := same_place(found.settings):

@@ -92,14 +92,14 @@ def test_japanese_uses_full_width_punctuation(folder):
 
 
 OTHER_NAMES = {
-    "folder": r"フォルダ(?!ー)",
+    "folder": r"フォルダー",
     "optimizer": r"オプティマイザ(?!ー)",
     "scheduler": r"スケジューラ(?!ー)",
     "encoder": r"エンコーダ(?!ー)",
     "source model": r"元モデル|ベースモデル",
     "bucket": r"バケット|バケツ",
 }
-"""Spellings that are not ours: フォルダー, オプティマイザー, スケジューラー, エンコーダー, ソースモデル, bucket are."""
+"""Spellings that are not ours: フォルダ, オプティマイザー, スケジューラー, エンコーダー, ソースモデル, bucket are."""
 
 
 @per_folder

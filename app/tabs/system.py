@@ -31,27 +31,39 @@ def build(ui: Ui) -> None:
         places = gr.HTML("", elem_id="system_places", js_on_load=COPY_ON_CLICK)
     debug = gr.Textbox("", visible="hidden", show_label=False, elem_id="system_debug")
 
-    def show(request: gr.Request, fresh: bool = False) -> dict:
+    wanted = gr.State(False)
+    """True when the tab is open: a check takes seconds and is not made for nothing."""
+
+    def opened(event: gr.SelectData, request: gr.Request) -> dict:
         language = language_of(request)
-        rows = report.rows(fresh)
+        if event.index != TABS.index("system"):
+            return {wanted: False}
+        waiting = {} if report.known else {findings: waiting_html(language)}
+        return {wanted: True, places: places_html(language)} | waiting
+
+    def asked_again(request: gr.Request) -> dict:
+        report.forget()
+        return {wanted: True, findings: waiting_html(language_of(request))}
+
+    def show(wanted: bool, request: gr.Request) -> dict:
+        if not wanted:
+            return gr.skip()
+        rows = report.rows()
         return {
-            findings: report_html(rows, language),
-            places: places_html(language),
+            findings: report_html(rows, language_of(request)),
             debug: debug_text(rows),
             copy: gr.update(interactive=True),
         }
 
-    def when_opened(event: gr.SelectData, request: gr.Request) -> dict:
-        return show(request) if event.index == TABS.index("system") else gr.skip()
-
-    def check_again(request: gr.Request) -> dict:
-        return show(request, fresh=True)
-
-    outputs = [findings, places, debug, copy]
-    waiting = {**quiet(), "show_progress": "minimal", "show_progress_on": findings}
-    ui.tabs.select(when_opened, None, outputs, **waiting)
-    again.click(check_again, None, outputs, **waiting)
+    for happened, answer in ((ui.tabs.select, opened), (again.click, asked_again)):
+        happened(answer, None, [wanted, findings, places], **quiet()).then(
+            show, wanted, [findings, debug, copy], **quiet()
+        )
     copy.click(None, debug, None, js=CLIPBOARD, **quiet())
+
+
+def waiting_html(language: Language) -> str:
+    return f'<p class="rs-empty">{escape(say("system.checking", language))}</p>'
 
 
 def report_html(rows: Sequence[Row], language: Language) -> str:

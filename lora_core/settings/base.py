@@ -24,7 +24,15 @@ def clean_path(value: Any) -> Any:
     if value.startswith("file://"):
         value = unquote(urlsplit(value).path)
         value = re.sub(r"^/([A-Za-z]:)", r"\1", value)  # file:///C:/x is C:/x
+    if drive := re.match(r"([A-Za-z]):[\\/]", value):
+        value = from_windows(value, drive[1], Path("/mnt"))
     return str(Path(value).expanduser()) if value.startswith("~") else value or None
+
+
+def from_windows(path: str, drive: str, mounted: Path) -> str:
+    """``C:\\pictures`` as /mnt/c/pictures where Windows drives are mounted there (WSL); elsewhere as it is."""
+    root = mounted / drive.lower()
+    return str(root / path[3:].replace("\\", "/")) if root.is_dir() else path
 
 
 def _clean_source(value: Any) -> Any:

@@ -117,7 +117,8 @@ def ensure(
         environment.write_stamp(replace(stamp, fingerprint=""))  # until the new packages are in
         if stamp.backend != choice.name:
             _uninstall_torch(environment)
-    _install_torch(environment, language, choice, machine)
+    if not (stamp and stamp.backend == choice.name and _has_torch(environment)):
+        _install_torch(environment, language, choice, machine)
     _install(environment, language, environment.requirements(extras))
     _write_command(environment)
     environment.write_stamp(Stamp(fingerprint, wanted, choice.name, tuple(extras)))
@@ -174,6 +175,12 @@ def _install_torch(
         key = "setup.index_unreachable" if choice.name == "cpu" else "setup.index_unreachable_gpu"
         say(text(key, language, title=backend.title, backend=choice.name, torch=backends.TORCH))
     _install(environment, language, [*index, requirement])
+
+
+def _has_torch(environment: Environment) -> bool:
+    """Whether the version wanted is installed, of whatever build."""
+    packages = "Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages"
+    return any(environment.folder.glob(f"{packages}/torch-{backends.TORCH}*.dist-info"))
 
 
 def _uninstall_torch(environment: Environment) -> None:

@@ -237,3 +237,11 @@ def test_another_site_cannot_act(app, open_page):
     data = json.dumps({"data": []})
     headers = {"Origin": "http://evil.example", "Content-Type": "application/json"}
     assert page.request.post(f"{app.url}gradio_api/run/predict", data=data, headers=headers).status == 403
+
+
+def test_the_system_tab_reports_on_this_machine(app, open_page):
+    page = open_page()
+    page.click("#tab_system-button")
+    page.wait_for_selector("#system_report .doc-row-verdict", timeout=120_000)
+    page.wait_for_selector("#system_copy:not([disabled])")
+    assert app.home.as_posix() in page.text_content("#system_places")

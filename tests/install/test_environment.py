@@ -86,6 +86,16 @@ def test_changed_pins_install_again_with_the_same_extras_and_backend(project, in
     assert any(word.startswith("pytest>") for word in installs[-1])
 
 
+def test_torch_is_not_looked_up_again_when_only_other_packages_are_wanted(project, installs, capsys):
+    ensure(project, "en")
+    packages = "Lib/site-packages" if os.name == "nt" else "lib/python3.12/site-packages"
+    (project.folder / packages / f"torch-{backends.TORCH}+cpu.dist-info").mkdir(parents=True)
+    installs.clear()
+    ensure(project, "en", extras=["test"])
+    assert len(installs) == 1
+    assert "not reachable" not in capsys.readouterr().out.partition("Installed.")[2]
+
+
 def test_another_backend_replaces_torch(project, installs, monkeypatch):
     ensure(project, "en")
     removed: list[bool] = []

@@ -14,6 +14,7 @@ from lora_core.settings import (
     parse_args,
     sides,
 )
+from lora_core.settings.base import from_windows
 from lora_core.settings.overlay import with_values
 from lora_core.settings.problems import SettingsError
 
@@ -90,3 +91,9 @@ def test_every_optimizer_refuses_unreadable_arguments_in_words():
         name = variant.model_fields["name"].default
         with pytest.raises(SettingsError, match="key=value"):
             with_values(RunSettings(), {"optimizer.name": name, "optimizer.args": "oops"})
+
+
+def test_a_windows_path_is_found_where_windows_drives_are_mounted(tmp_path):
+    (tmp_path / "c").mkdir()
+    assert from_windows(r"C:\Users\me\20_usu bear", "C", tmp_path) == str(tmp_path / "c/Users/me/20_usu bear")
+    assert from_windows(r"D:\pictures", "D", tmp_path) == r"D:\pictures"
