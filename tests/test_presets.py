@@ -112,7 +112,7 @@ def test_the_demo_finds_its_model_and_pictures():
 
 def test_the_demo_writes_into_the_users_home(tmp_path, monkeypatch):
     monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path))
-    assert apply_preset(RunSettings(), find_preset("demo")).save.output_dir == tmp_path / "output"
+    assert apply_preset(RunSettings(), find_preset("demo")).save.output_dir == tmp_path / "output" / "demo"
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are():
