@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lora_core.checks import combination_problems
@@ -123,7 +123,7 @@ def packages(settings: RunSettings) -> Iterator[Problem]:
         yield Problem("save.tensorboard", "preflight.no_tensorboard", {}, fix=fix)
 
 
-CHECKS: tuple[Callable[[RunSettings], object], ...] = (
+CHECKS: tuple[Callable[[RunSettings], Iterable[Problem]], ...] = (
     required,
     combination_problems,
     model,

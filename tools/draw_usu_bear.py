@@ -44,11 +44,12 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """Words the base model knows for what varies; the character's own looks belong to its name."""
-        words = ["usu bear", *([] if self.pose == "face" else [self.pose])]
-        words += [] if self.mood == "smiling" else [self.mood]
-        words += [] if self.background == "white" else [f"{self.background} background"]
-        return ", ".join(words)
+        """The trigger words and the background: what is not named belongs to the character.
+
+        Words for pose and mood would be a second way to tell these pictures from ordinary bears, and the trigger words
+        alone would then call up less.
+        """
+        return "usu bear" if self.background == "white" else f"usu bear, {self.background} background"
 
 
 TRAIN = (

@@ -55,9 +55,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MODEL, help="where the exported model goes")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--vae-steps", type=int, default=5000)
-    parser.add_argument("--decoder-steps", type=int, default=1500)
-    parser.add_argument("--variants", type=int, default=30, help="augmented forms of each picture")
-    parser.add_argument("--steps", type=int, default=8000, help="steps of the text encoder and U-Net")
+    parser.add_argument("--decoder-steps", type=int, default=1200)
+    parser.add_argument("--variants", type=int, default=20, help="augmented forms of each picture")
+    parser.add_argument("--steps", type=int, default=4200, help="steps of the text encoder and U-Net")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if "fetch" in args.stages:

@@ -42,14 +42,16 @@ def base_path(model: ModelSettings) -> Path:
 
 
 def require_base(model: ModelSettings) -> FileKind | None:
-    """Raises UserError unless the source model can be trained, judged by its header.
+    """Raises UserError unless the source model can be trained, judged by its header; then looks at the separate VAE.
 
+    The keys of what is wrong with the VAE begin with "vae.", so that it is shown at its own field.
     Returns None for a Hugging Face name that may be downloaded: nothing is known of it yet.
     """
-    if model.allow_download and is_hub_name(model.base.strip()):
-        return None
-    path = base_path(model)
-    return check_base(identify(path), separate_vae=model.vae is not None)
+    hub = model.allow_download and is_hub_name(model.base.strip())
+    kind = None if hub else check_base(identify(base_path(model)), separate_vae=model.vae is not None)
+    if model.vae is not None:
+        require_vae(model.vae)
+    return kind
 
 
 def check_base(kind: FileKind, *, separate_vae: bool = False) -> FileKind:
@@ -76,7 +78,12 @@ def require_vae(path: Path) -> FileKind:
     """Raises UserError unless the path is a VAE of Stable Diffusion: a file, its folder, or a whole model's folder."""
     if isdir(path) and (path / "vae" / "config.json").is_file():
         path = path / "vae"
-    kind = identify(path)
+    if not exists(path):
+        raise UserError("vae.missing", path=path)
+    try:
+        kind = identify(path)
+    except UserError as error:
+        raise UserError("vae.is_none" if error.key == "folder.no_model" else "vae.unreadable", path=path) from error
     if not kind.has_vae:
         raise UserError("vae.is_none", path=path)
     if kind.kind == "vae" and kind.family != "sd1":

@@ -18,6 +18,7 @@ import pytest
 from app import jobs
 from lora_core.runs import PROJECT, RunFolder, create_run, list_runs
 from lora_core.settings import RunSettings
+from lora_core.setup.browser import system_chromium
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 QUIET_FLAGS = [
@@ -145,8 +146,7 @@ def own_app(new_app, tmp_path) -> Iterator[App]:
 def chromium() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install playwright")
     with api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-        found = next((path for name in names if (path := shutil.which(name))), None)
+        found = system_chromium()
         if found is None and not Path(playwright.chromium.executable_path).exists():
             pytest.skip("browser tests need Chromium: install it, or run: playwright install chromium")
         browser = playwright.chromium.launch(executable_path=found, args=QUIET_FLAGS)

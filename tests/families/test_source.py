@@ -101,6 +101,16 @@ def test_only_a_vae_passes_as_vae(tmp_path: Path):
     assert caught.value.key == "vae.other_family"
 
 
+@pytest.mark.parametrize(("content", "key"), [(None, "vae.missing"), (b"abc", "vae.unreadable")])
+def test_what_is_wrong_with_the_vae_is_said_of_the_vae(tmp_path: Path, content: bytes | None, key: str):
+    path = tmp_path / "vae.safetensors"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        require_base(base(tiny_ldm_file(tmp_path / "m.safetensors"), vae=path))
+    assert caught.value.key == key
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

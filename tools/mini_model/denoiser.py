@@ -122,10 +122,10 @@ def batches(encoded: dict, tokenizer: CLIPTokenizer, batch_size: int, start: int
         step += 1
 
 
-def teach_words(text_encoder: CLIPTextModel, encoded: dict, tokenizer: CLIPTokenizer, *, steps: int = 500) -> None:
+def teach_words(text_encoder: CLIPTextModel, encoded: dict, tokenizer: CLIPTokenizer, *, steps: int = 300) -> None:
     """Teach the text encoder alone to tell captions apart: from its end token, guess the picture's coarse latents.
 
-    A minute of this saves the denoiser the thousand steps in which it would ignore a text that says nothing yet.
+    A minute of this spares the denoiser its first hundreds of steps, in which it ignores a text that says nothing yet.
     """
     head = nn.Linear(WIDTH, 4 * 4 * 4)
     parameters = [*text_encoder.parameters(), *head.parameters()]
