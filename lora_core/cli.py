@@ -1,6 +1,7 @@
 """The ``kumakobo`` command."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     settings = apply_overrides(settings, arguments.set)
     if arguments.check:
         return report_problems(settings)
-    forbid_network(settings.model.allow_download)
+    prepare_environment(allow_download=settings.model.allow_download)
     return run_training(settings, folder if is_run else create_run(settings), Console(language()))
 
 
@@ -107,11 +108,16 @@ def report_problems(settings) -> int:
     return int(any(problem.severity == "error" for problem in found))
 
 
-def forbid_network(allowed: bool) -> None:
-    """Keep the libraries from asking the Hub for anything, unless the settings allow a download."""
+def prepare_environment(*, allow_download: bool) -> None:
+    """What the libraries read before they are loaded: no telemetry, no Hub unless it is allowed, polite threads."""
+    # Threads that spin while they wait lose whole time slices to a browser that draws on the same cores: on two cores
+    # a sample took 20 seconds instead of one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # It reports an optional kernel that nothing here uses, in words that look like a failed run.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_TELEMETRY", "1")
-    if not allowed:
+    if not allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
@@ -119,7 +125,7 @@ def forbid_network(allowed: bool) -> None:
 def run_demo(arguments: argparse.Namespace) -> int:
     from lora_core.demo.run import run
 
-    forbid_network(False)
+    prepare_environment(allow_download=False)
     return run(arguments.output, arguments.set, language())
 
 
