@@ -179,11 +179,10 @@ def kumakobo_step(arguments: argparse.Namespace, device: torch.device) -> Callab
     network = build_network(settings, family, components, seed=0)
     accelerator = Accelerator(cpu=device.type == "cpu")
 
-    class Data:
-        def batch(self, epoch: int, index: int, seed: int) -> Batch:
-            latents, _, _ = inputs(arguments, index, torch.device("cpu"), components.vae_factor)
-            captions = [f"usu bear {index}, on a blue background"] * arguments.batch
-            return Batch(captions, torch.ones(arguments.batch), [], latents, torch.zeros_like(latents))
+    def batch(epoch: int, index: int) -> Batch:
+        latents, _, _ = inputs(arguments, epoch, torch.device("cpu"), components.vae_factor)
+        captions = [f"usu bear {epoch}, on a blue background"] * arguments.batch
+        return Batch(captions, torch.ones(arguments.batch), [], latents, torch.zeros_like(latents))
 
     family_with_scale = _WithoutVae(family)
     session = Session(
@@ -191,7 +190,7 @@ def kumakobo_step(arguments: argparse.Namespace, device: torch.device) -> Callab
         family=family_with_scale,
         components=components,
         network=network,
-        data=Data(),
+        feed=batch,
         data_facts=None,
         plan=plan,
         noise=family.noise_process(components),

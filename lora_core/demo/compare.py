@@ -9,17 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from lora_core.noise import diffuse
+
 Predict = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 """(noisy_BCHW, timesteps_B int64, B prompts) -> predicted noise_BCHW."""
 
 TIMESTEPS = (50, 200, 350, 500, 650, 800, 950)
 """From fine detail to overall shape, of 1000."""
-
-
-def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, alphas_cumprod_B: Tensor) -> Tensor:
-    """sqrt(a) x + sqrt(1 - a) n: DDPM, Ho et al. 2020, arXiv 2006.11239, equation 4."""
-    a = alphas_cumprod_B.view(-1, 1, 1, 1)
-    return a.sqrt() * latents_BCHW + (1 - a).sqrt() * noise_BCHW
 
 
 def noisy_copies(
@@ -29,7 +25,7 @@ def noisy_copies(
     steps = torch.tensor(timesteps)
     noise = torch.randn(len(steps), *latent_CHW.shape, generator=generator)
     latents = latent_CHW.float().expand_as(noise)
-    return add_noise(latents, noise, alphas_cumprod_T[steps].float()), noise, steps
+    return diffuse(latents, noise, alphas_cumprod_T[steps].float().view(-1, 1, 1, 1)), noise, steps
 
 
 @torch.no_grad()

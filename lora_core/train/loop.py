@@ -33,6 +33,7 @@ from lora_core.train.files import Retention
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
     DataFacts,
+    Feed,
     Session,
     build_network,
     build_optimizer,
@@ -109,7 +110,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         family=family,
         components=components,
         network=network,
-        data=data,
+        feed=Feed(data, seed),
         data_facts=facts,
         plan=plan,
         noise=family.noise_process(components).to(device),
@@ -136,6 +137,7 @@ def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataF
     return DataFacts(
         fingerprint=fingerprint(samples),
         metadata=dataset_metadata(found, samples, buckets_enabled=settings.dataset.enable_bucket),
+        captions=tuple({sample.caption for sample in samples}),
         warnings=tuple(found.problems),
     )
 

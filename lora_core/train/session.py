@@ -1,6 +1,6 @@
 """Everything a run needs, built from its settings, and the arithmetic of one step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -30,6 +30,7 @@ class DataFacts:
 
     fingerprint: str
     metadata: dict[str, str]
+    captions: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
 
@@ -41,7 +42,8 @@ class Session:
     family: ModelFamily
     components: Components
     network: AdapterNetwork
-    data: TrainingData
+    feed: Callable[[int, int], Batch]
+    """(epoch from 1, number from 0) -> batch."""
     data_facts: DataFacts
     plan: Plan
     noise: Ddpm
@@ -61,17 +63,31 @@ class Session:
     def device(self) -> torch.device:
         return self.components.device
 
-    @property
-    def data_seed(self) -> int:
-        """Seed of order, captions and flips; apart from the noise's."""
-        return derive(self.seed, "data")
-
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from 1, that step ``step`` (counted from 1) belongs to; 0 before the first step."""
         return -(-step // self.plan.steps_per_epoch)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+class Feed:
+    """Batches by epoch and number, the next ones being prepared while one is trained on.
+
+    A batch is a pure function of its place, so reading ahead changes nothing but the waiting.
+    """
+
+    def __init__(self, data: TrainingData, seed: int):
+        self._data = data
+        self._seed = derive(seed, "data")
+        self._stream: Iterator[Batch] = iter(())
+        self._next = (0, 0)
+
+    def __call__(self, epoch: int, index: int) -> Batch:
+        if self._next != (epoch, index):
+            self._stream = self._data.stream(epoch, index, self._seed)
+        self._next = (epoch, index + 1)
+        return next(self._stream)
 
 
 def build_network(settings: RunSettings, family: ModelFamily, components: Components, seed: int) -> AdapterNetwork:
@@ -139,7 +155,7 @@ def train_step(session: Session, step: int) -> Tensor:
     total = torch.zeros((), device=session.device)
     for index in batches:
         seed_dropout(session.seed, epoch, index)
-        batch = session.data.batch(epoch, index, session.data_seed)
+        batch = session.feed(epoch, index)
         loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
         session.accelerator.backward(loss / len(batches))
         total += loss.detach() / len(batches)

@@ -54,7 +54,7 @@ def lines(session: "Session", language: Language) -> list[str]:
 
 def warnings(session: "Session") -> Iterator[Warned]:
     """Things the person should know that do not stop the run."""
-    cut = cut_captions(session, (sample.caption for sample in session.data.samples))
+    cut = cut_captions(session, session.data_facts.captions)
     if cut:
         caption, tokens = max(cut, key=lambda item: item[1])
         values = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lora_core.demo.compare import add_noise, denoising_loss, drift
+from lora_core.demo.compare import denoising_loss, drift
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
 PICTURES = [(torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(n)), "usu bear") for n in range(3)]
@@ -48,11 +48,3 @@ def test_nothing_to_measure_on_is_an_error():
         denoising_loss(zero, [], ALPHAS)
     with pytest.raises(ValueError, match="'bear'"):
         drift(zero, zero, "bear", [], ALPHAS)
-
-
-def test_noise_is_added_as_diffusers_does():
-    diffusers = pytest.importorskip("diffusers")
-    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    latents, noise, steps = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16), torch.tensor([0, 500, 999])
-    expected = scheduler.add_noise(latents, noise, steps)
-    torch.testing.assert_close(add_noise(latents, noise, scheduler.alphas_cumprod[steps]), expected)
