@@ -110,9 +110,9 @@ def report_problems(settings) -> int:
 
 def prepare_environment(*, allow_download: bool) -> None:
     """What the libraries read before they are loaded: no telemetry, no Hub unless it is allowed, polite threads."""
-    # Threads that spin while they wait lose whole time slices to a browser that draws on the same cores: on two cores
-    # a sample took 20 seconds instead of one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin while they wait lose whole time slices to what else runs on their cores; a sample then took 20
+    # seconds instead of one. Spinning briefly, then sleeping, costs little when they have the cores to themselves.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # It reports an optional kernel that nothing here uses, in words that look like a failed run.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
