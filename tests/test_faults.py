@@ -375,7 +375,7 @@ def test_a_killed_process_is_explained():
     assert "memory" in explain("", -9).text("en")
 
 
-def test_ctrl_c_stops_and_saves(settings, tmp_path, monkeypatch):
+def test_asked_to_stop_it_saves_and_ends_well(settings, tmp_path):
     folder = create_run(settings, tmp_path / "runs")
     folder.send(Stop(save=True))
     assert run_training(settings, folder) == runner.EXIT_OK
