@@ -1,6 +1,6 @@
-"""Starts, queues, watches and stops training jobs. Everything is in run folders: any app process can take over.
+"""Starts, queues, watches and stops jobs. Everything is in run folders: any app process can take over.
 
-One job trains at a time; further ones wait in line. ``advance`` closes jobs whose process is gone, enforces a "stop
+One job runs at a time; further ones wait in line. ``advance`` closes jobs whose process is gone, enforces a "stop
 now" that was not obeyed, and starts the next in line. It is called by whoever looks (the page's polling, the server's
 caretaker thread) and guarded by a lock file.
 """
@@ -37,7 +37,7 @@ from lora_core.events import (
     append,
 )
 from lora_core.help_cards import HelpCard, explain, last_error
-from lora_core.runs import PROJECT, RunFolder, create_run, runs_root
+from lora_core.runs import PROJECT, JobSettings, RunFolder, create_run, read_job_settings, runs_root
 from lora_core.settings import RunSettings
 
 State = Literal["queued", "running", "paused", "finished", "stopped", "failed"]
@@ -63,7 +63,7 @@ class Job:
     """When the person asked for "stop now", in seconds since 1970."""
 
 
-def start(settings: RunSettings, root: Path | None = None) -> RunFolder:
+def start(settings: JobSettings, root: Path | None = None) -> RunFolder:
     """Put a run in line; it starts at once when nothing else trains.
 
     Raises UserError when Kumakobo's folder can't be written.
@@ -222,16 +222,19 @@ def read_job(run: RunFolder) -> Job | None:
         return None
 
 
-def command(run: RunFolder) -> list[str]:
-    """What trains a run. ``KUMAKOBO_TRAINER`` (a JSON list) replaces the program, the run's folder is appended."""
+def command(run: RunFolder, settings: JobSettings) -> list[str]:
+    """What does a job. ``KUMAKOBO_TRAINER`` (a JSON list) replaces the trainer, the run's folder is appended."""
+    if not isinstance(settings, RunSettings):
+        return [sys.executable, "-m", "lora_core", "job", str(run.path)]
     trainer = os.environ.get("KUMAKOBO_TRAINER")
     program = json.loads(trainer) if trainer else [sys.executable, "-m", "lora_core", "train"]
     return [*program, str(run.path)]
 
 
-def environment(settings: RunSettings) -> dict[str, str]:
+def environment(settings: JobSettings) -> dict[str, str]:
     """The environment of a job: UTF-8, unbuffered, and no network unless the person allowed a download."""
-    offline = {} if settings.model.allow_download else {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    allowed = isinstance(settings, RunSettings) and settings.model.allow_download
+    offline = {} if allowed else {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return {
         **os.environ,
         **offline,
@@ -244,10 +247,10 @@ def environment(settings: RunSettings) -> dict[str, str]:
 def _launch(run: RunFolder) -> bool:
     """Start the process of a waiting run, in its own process group, so that it outlives the app. False if it can't."""
     try:
-        settings = RunSettings.model_validate_json(run.settings.read_text(encoding="utf-8"))
+        settings = read_job_settings(run.settings)
         with run.log.open("ab") as log:
             process = subprocess.Popen(
-                command(run),
+                command(run, settings),
                 cwd=PROJECT,
                 env=environment(settings),
                 stdin=subprocess.DEVNULL,
@@ -263,7 +266,7 @@ def _launch(run: RunFolder) -> bool:
         born = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:
         born = time.time()
-    _write_job(run, Job(process.pid, born, command(run), os.getpid()))
+    _write_job(run, Job(process.pid, born, command(run, settings), os.getpid()))
     _ticket(run).unlink(missing_ok=True)
     threading.Thread(target=_record_exit, args=(process, run), daemon=True, name=f"wait for {run.path.name}").start()
     return True

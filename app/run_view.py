@@ -12,6 +12,7 @@ from lora_core.events import (
     CheckpointSaved,
     EpochDone,
     Event,
+    FileSaved,
     Memory,
     RunFailed,
     RunFinished,
@@ -20,6 +21,7 @@ from lora_core.events import (
     StageChanged,
     StepDone,
     Stop,
+    ToolStarted,
     Warned,
 )
 from lora_core.runs import RunFolder
@@ -58,6 +60,8 @@ class RunView:
 
     run: RunFolder
     started: RunStarted | None = None
+    tool: ToolStarted | None = None
+    """Set when the run is no training but a job on LoRA files."""
     stage: StageChanged | None = None
     last_step: StepDone | None = None
     memory: Memory | None = None
@@ -67,6 +71,7 @@ class RunView:
     epochs: list[EpochDone] = field(default_factory=list)
     samples: list[SampleSaved] = field(default_factory=list)
     checkpoints: list[CheckpointSaved] = field(default_factory=list)
+    files: list[FileSaved] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
     last_time: float | None = None
     first_time: float | None = None
@@ -94,6 +99,10 @@ class RunView:
             case RunStarted():
                 self.started = event
                 self.series.window = min(200.0, max(10.0, event.total_steps / 40))
+            case ToolStarted():
+                self.tool = event
+            case FileSaved():
+                self.files.append(event)
             case StageChanged():
                 self.stage = event
             case StepDone():
@@ -129,6 +138,8 @@ class RunView:
 
     @property
     def fraction(self) -> float:
+        if self.tool is not None and self.stage is not None and self.stage.total:
+            return min(1.0, self.stage.done / self.stage.total)
         return min(1.0, self.step / self.total) if self.total else 0.0
 
     @property

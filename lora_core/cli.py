@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["gui"]:  # the page has its own options and help
         return run_gui(words[1:])
     arguments = parser().parse_args(words)
+    if getattr(arguments, "small_matrices", False):  # handing them to several threads takes longer than the sums
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return arguments.run(arguments)
     except UserError as error:
@@ -34,6 +36,8 @@ def language() -> Language:
 
 
 def parser() -> argparse.ArgumentParser:
+    from lora_core.tool_commands import add_commands  # the installer reads this module without any package
+
     says = language()
     top = argparse.ArgumentParser("kumakobo", description=text("cli.description", says))
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -61,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help=text("cli.doctor", says), description=text("cli.doctor", says))
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
+    add_commands(commands, says)
     return top
 
 

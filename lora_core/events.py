@@ -14,7 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lora_core.i18n import LANGUAGES, text
 
-Stage = Literal["checking", "loading_model", "caching_latents", "training", "sampling", "saving", "paused"]
+Stage = Literal[
+    "checking",
+    "loading_model",
+    "caching_latents",
+    "training",
+    "sampling",
+    "saving",
+    "paused",
+    "reading",
+    "computing",
+    "writing",
+    "drawing",
+]
 
 
 class EventBase(BaseModel):
@@ -38,6 +50,24 @@ class RunStarted(EventBase):
     precision: str = ""
     seed: int = 0
     summary: dict[Literal["en", "ja"], list[str]] = Field(default_factory=dict)
+
+
+class ToolStarted(EventBase):
+    """A job on LoRA files or checkpoints begins. ``summary`` says in plain lines what it will do."""
+
+    type: Literal["tool_started"] = "tool_started"
+    job: str
+    name: str
+    summary: dict[Literal["en", "ja"], list[str]] = Field(default_factory=dict)
+
+
+class FileSaved(EventBase):
+    """A job on LoRA files wrote something. ``facts`` are numbers about it: rank, layers, share kept."""
+
+    type: Literal["file_saved"] = "file_saved"
+    path: Path
+    kind: Literal["lora", "checkpoint", "picture"]
+    facts: dict[str, Any] = Field(default_factory=dict)
 
 
 class StageChanged(EventBase):
@@ -126,6 +156,8 @@ class RunFailed(EventBase):
 
 Event = Annotated[
     RunStarted
+    | ToolStarted
+    | FileSaved
     | StageChanged
     | StepDone
     | EpochDone

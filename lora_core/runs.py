@@ -3,6 +3,7 @@
 The folder is the truth about a run. Whoever knows its path can show it, command it or repeat it.
 """
 
+import json
 import os
 import re
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from lora_core.events import COMMAND, EVENT, Command, Event, Reader, append
 from lora_core.settings import RunSettings
+from lora_core.settings.tools import TOOL_SETTINGS, ToolSettings, output_of
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -62,9 +64,30 @@ class RunFolder:
         append(self.commands, command)
 
 
-def create_run(settings: RunSettings, root: Path | None = None) -> RunFolder:
+JobSettings = RunSettings | ToolSettings
+"""What a run folder's settings may be: a training, or one of the jobs on LoRA files."""
+
+
+def read_job_settings(path: Path) -> JobSettings:
+    """Settings of a run folder as they were written. Raises ValueError (pydantic's) for what is none."""
+    text = path.read_text(encoding="utf-8")
+    tree = json.loads(text)
+    if isinstance(tree, dict) and "job" in tree:
+        return TOOL_SETTINGS.validate_json(text)
+    return RunSettings.model_validate_json(text)
+
+
+def job_name(settings: JobSettings) -> str:
+    """What a run is called: the output name of a training, job and file name of the others."""
+    if isinstance(settings, RunSettings):
+        return settings.save.output_name
+    output = output_of(settings)
+    return f"{settings.job}-{output.stem}" if output else settings.job
+
+
+def create_run(settings: JobSettings, root: Path | None = None) -> RunFolder:
     """A new run folder with the settings in it, named by time and output name."""
-    name = re.sub(r"\s+", "_", settings.save.output_name)
+    name = re.sub(r"\s+", "_", job_name(settings))
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     root = root or runs_root()
     for attempt in range(1000):

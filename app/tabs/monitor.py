@@ -150,13 +150,15 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
         "status": Part(html, lambda: html),
         **{button: Part(key, partial(gr.update, **key)) for button in ACTIONS if (key := button_look(button, now))},
         "notes": Part((name, state, len(view.warnings), view.ended is None), lambda: notes_html(view, state, language)),
-        "summary": Part((name, view.started is None), lambda: summary_html(view, language)),
+        "summary": Part((name, view.started is None, view.tool is None), lambda: summary_html(view, language)),
         "chart": Part(
             (name, chart_version(view), len(view.epochs), view.started is None),
             lambda: loss_chart.points(view, chart_words(language)),
         ),
         "samples": Part((name, len(view.samples)), lambda: gallery.pictures(view, language)),
-        "files": Part((name, len(view.checkpoints), view.ended is None), lambda: files_html(view, language)),
+        "files": Part(
+            (name, len(view.checkpoints), len(view.files), view.ended is None), lambda: files_html(view, language)
+        ),
         "log": Part((name, len(log), hash(log)), lambda: "\n".join(plain_lines(log)[-LOG_LINES:]).strip("\n")),
         "error": Part((name, hash(log), view.ended is None), lambda: error_report(view, log, language)),
         "copy_error": Part(

@@ -64,7 +64,7 @@ def pill_state(views: Views, language: Language, root: Path | None = None) -> tu
 
 
 def _running_words(view: RunView, state: str, language: Language) -> str:
-    if view.last_step is None and state == "running":
+    if (view.last_step is None and state == "running") or view.tool is not None:
         return stage_word(view.stage, language)
     percent = int(100 * view.fraction)
     if state in ("paused", "stopping"):

@@ -1,5 +1,6 @@
 """A run in words and numbers, as HTML: state, bar, speed, time left, what failed, what it trains, what it saved."""
 
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -105,43 +106,71 @@ def notes_html(view: RunView, state: str, language: Language) -> str:
 
 def summary_html(view: RunView, language: Language) -> str:
     """What the run trains, in the trainer's own words."""
-    if not view.started or not view.started.summary:
+    started = view.started or view.tool
+    if not started or not started.summary:
         return ""
-    lines = view.started.summary.get(language) or view.started.summary.get("en", [])
+    lines = started.summary.get(language) or started.summary.get("en", [])
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     title = escape(say("monitor.summary", language))
     return f'<details class="rs-note rs-summary" open><summary>{title}</summary><ul>{items}</ul></details>'
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file that a run wrote. ``where`` says at which point of a training."""
+
+    path: Path
+    where: str = ""
+    final: bool = False
+    state: Path | None = None
+
+
 def files_html(view: RunView, language: Language) -> str:
-    """The LoRA files of a run, the newest first, each to download or to copy the path of."""
-    latest = {saved.path: saved for saved in view.checkpoints}
-    if not latest:
+    """The files of a run, the newest first, each to download or to copy the path of."""
+    files = written_files(view, language)
+    if not files:
         return f'<p class="rs-empty">{escape(say("monitor.files.empty", language))}</p>'
-    rows = []
-    for path, saved in list(reversed(latest.items()))[:100]:
-        address = download(path)
-        where = say("monitor.files.at", language, step=f"{saved.step:,}", epoch=saved.epoch)
-        size = file_size(path) or say("monitor.files.gone", language)
-        last = saved.final or getattr(view.ended, "path", None) == path
-        final = f' <span class="rs-final">{escape(say("monitor.files.final", language))}</span>' if last else ""
-        copy = copy_button(path, say("monitor.files.copy", language))
-        if saved.state is not None and saved.state.exists():
-            copy = copy_button(saved.state, say("monitor.files.copy_state", language)) + copy
-        fetch = (
-            f'<a class="rs-fetch" href="{escape(address, quote=True)}" download="{escape(path.name, quote=True)}">'
-            f"{escape(say('monitor.files.download', language))}</a>"
-            if address
-            else ""
-        )
-        rows.append(
-            f'<li><div class="rs-file"><span class="rs-name" title="{escape(str(path), quote=True)}">'
-            f'{escape(path.name)}</span>{final}<span class="rs-where">{escape(where)} · {escape(size)}</span></div>'
-            f'<div class="rs-do">{copy}{fetch}</div></li>'
-        )
+    rows = "".join(file_row(file, language) for file in list(reversed(files))[:100])
     word = escape(say("monitor.files.folder", language))
-    folder = escape(str(next(iter(latest)).parent))
-    return f'<p class="rs-folder">{word} <code>{folder}</code></p><ul class="rs-files">{"".join(rows)}</ul>'
+    folder = escape(str(files[0].path.parent))
+    return f'<p class="rs-folder">{word} <code>{folder}</code></p><ul class="rs-files">{rows}</ul>'
+
+
+def written_files(view: RunView, language: Language) -> list[Written]:
+    """What a training or another job wrote, in order, each path once."""
+    last = getattr(view.ended, "path", None)
+    found = {
+        saved.path: Written(
+            saved.path,
+            say("monitor.files.at", language, step=f"{saved.step:,}", epoch=saved.epoch),
+            saved.final or saved.path == last,
+            saved.state,
+        )
+        for saved in view.checkpoints
+    }
+    found |= {saved.path: Written(saved.path, final=saved.path == last) for saved in view.files}
+    return list(found.values())
+
+
+def file_row(file: Written, language: Language) -> str:
+    address = download(file.path)
+    size = file_size(file.path) or say("monitor.files.gone", language)
+    final = f' <span class="rs-final">{escape(say("monitor.files.final", language))}</span>' if file.final else ""
+    copy = copy_button(file.path, say("monitor.files.copy", language))
+    if file.state is not None and file.state.exists():
+        copy = copy_button(file.state, say("monitor.files.copy_state", language)) + copy
+    fetch = (
+        f'<a class="rs-fetch" href="{escape(address, quote=True)}" download="{escape(file.path.name, quote=True)}">'
+        f"{escape(say('monitor.files.download', language))}</a>"
+        if address
+        else ""
+    )
+    about = " · ".join(part for part in (file.where, size) if part)
+    return (
+        f'<li><div class="rs-file"><span class="rs-name" title="{escape(str(file.path), quote=True)}">'
+        f'{escape(file.path.name)}</span>{final}<span class="rs-where">{escape(about)}</span></div>'
+        f'<div class="rs-do">{copy}{fetch}</div></li>'
+    )
 
 
 def copy_button(path: Path, word: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from lora_core.io.tensors import Container, Header, TensorInfo
+from lora_core.merge.names_family import family_of
+from lora_core.merge.names_keys import split_key
 
 Kind = Literal["checkpoint", "lora", "vae", "text_encoder", "unet", "embedding", "controlnet", "unknown"]
 Family = Literal["sd1", "sd2", "sdxl", "sd3", "flux", "unknown"]
@@ -44,20 +46,8 @@ FAMILY_NAMES: dict[Family, str] = {
     "unknown": "?",
 }
 
-_LORA_ENDS = (
-    ".lora_down.weight",
-    ".lora_up.weight",
-    ".lora_A.weight",
-    ".lora_B.weight",
-    ".lora_A.default.weight",
-    ".lora.down.weight",
-    ".hada_w1_a",
-    ".lokr_w1",
-    ".lokr_w1_a",
-    ".oft_blocks",
-    ".dora_scale",
-    ".on_input",
-)
+_NOT_ONLY_LORA = frozenset({"alpha", "weight", "scalar", "rescale"})
+"""Tensors of LoRA files whose names other files have too."""
 _UNET_PREFIXES = ("model.diffusion_model.", "")
 _DENOISER_FIRSTS = (
     "input_blocks.0.0.weight",
@@ -71,7 +61,8 @@ _TEXT_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.
 
 
 def _is_lora(tensors: Tensors) -> bool:
-    return any(name.endswith(_LORA_ENDS) for name in tensors)
+    splits = (split_key(name) for name in tensors)
+    return any(split and split[1] not in _NOT_ONLY_LORA for split in splits)
 
 
 def _is_controlnet(tensors: Tensors) -> bool:
@@ -117,9 +108,9 @@ KINDS: tuple[tuple[Kind, Callable[[Tensors], bool]], ...] = (
 """The first rule that holds names the file."""
 
 _FAMILY_MARKS: tuple[tuple[Family, str], ...] = (
-    ("flux", r"(.*[._])?double_blocks[._]\d|transformer\.single_transformer_blocks\.\d"),
-    ("sd3", r"(.*[._])?joint_blocks[._]\d"),
-    ("sdxl", r"conditioner\.embedders\.|(.*\.)?label_emb\.|add_embedding\.|lora_te2_|text_encoder_2\."),
+    ("flux", r"(.*\.)?double_blocks\.\d|(transformer\.)?single_transformer_blocks\.\d"),
+    ("sd3", r"(.*\.)?joint_blocks\.\d"),
+    ("sdxl", r"conditioner\.embedders\.|(.*\.)?label_emb\.|add_embedding\.|text_encoder_2\."),
     ("sd2", r"cond_stage_model\.model\."),
     ("sd1", r"cond_stage_model\.transformer\."),
 )
@@ -128,24 +119,50 @@ _CONTEXT: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 
 def _family(tensors: Tensors, kind: Kind) -> Family:
+    if kind == "lora":
+        return _family_of_lora(tensors)
     for family, mark in _FAMILY_MARKS:
         if any(re.match(mark, name) for name in tensors):
             return family
     for name, info in tensors.items():
-        if re.search(r"attn2[._]to_k\.(weight|lora_down\.weight|lora_A\.weight|lora\.down\.weight)$", name):
-            return _CONTEXT.get(info.shape[-1], "unknown")
+        if name.endswith("attn2.to_k.weight"):
+            return _CONTEXT.get((0, *info.shape)[-1], "unknown")
     return _family_of_part(tensors, kind)
+
+
+def _family_of_lora(tensors: Tensors) -> Family:
+    layers = {split[0] for name in tensors if (split := split_key(name))}
+    return family_of(layers, {name: info.shape for name, info in tensors.items()})
 
 
 def _family_of_part(tensors: Tensors, kind: Kind) -> Family:
     """Of a file without a denoiser: 16 latent channels are newer families', 768 wide is the CLIP of SD 1."""
     if kind == "vae":
         info = next((t for name, t in tensors.items() if name.endswith("decoder.conv_in.weight")), None)
-        return "sd1" if info and info.shape[1] == 4 else "unknown"
+        return "sd1" if info and info.shape[1:2] == (4,) else "unknown"
     if kind == "text_encoder":
         info = next((t for name, t in tensors.items() if name.endswith("token_embedding.weight")), None)
-        return _CONTEXT.get(info.shape[1], "unknown") if info else "unknown"
-    return "sd1" if any(name.startswith("lora_te_") for name in tensors) else "unknown"
+        return _CONTEXT.get((*info.shape, 0, 0)[1], "unknown") if info else "unknown"
+    return "unknown"
+
+
+_SAID: tuple[tuple[Family, str], ...] = (
+    ("sdxl", r"sdxl|stable-diffusion-xl"),
+    ("flux", r"flux"),
+    ("sd3", r"sd3|stable-diffusion-3"),
+    ("sd2", r"sd_?v?2|stable-diffusion-v2"),
+    ("sd1", r"sd_?v?1|stable-diffusion-v1"),
+)
+_SAYING = ("ss_base_model_version", "modelspec.architecture")
+
+
+def _said_family(metadata: Mapping[str, str]) -> Family:
+    """The family by what a training tool noted: for LoRAs of a single text encoder, which fit several."""
+    for key in _SAYING:
+        for family, pattern in _SAID:
+            if re.match(pattern, metadata.get(key, "").lower()):
+                return family
+    return "unknown"
 
 
 _DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F64": "fp64"}
@@ -183,10 +200,11 @@ def classify(path: Path, header: Header) -> FileKind:
     """What a file with these tensors is. Nothing is unreadable here, only unknown."""
     tensors = header.tensors
     kind: Kind = next((kind for kind, holds in KINDS if holds(tensors)), "unknown")
+    family = _family(tensors, kind)
     return FileKind(
         path=path,
         kind=kind,
-        family=_family(tensors, kind),
+        family=family if family != "unknown" or kind != "lora" else _said_family(header.metadata),
         container=header.container,
         dtype=_dtype(tensors),
         prediction_type="v_prediction" if _predicts_velocity(path, header) else "epsilon",

@@ -1,9 +1,5 @@
 """Reading tensors one by one and writing files that are whole or not there at all."""
 
-import contextlib
-import errno
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +12,7 @@ from torch import Tensor
 from lora_core.errors import UserError
 from lora_core.io.hashes import lora_hashes
 from lora_core.io.headers import read_header
+from lora_core.io.writing import replacing, write_error
 
 Read = Callable[[str], Tensor]
 
@@ -56,26 +53,11 @@ def save_atomic(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path
     Whoever reads ``path`` sees the old file or the whole new one. Raises UserError when the disk is full or the folder
     cannot be written; the old file is then untouched and the temporary one gone.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        _write(tensors, metadata, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(_plain(tensors), temporary, dict(metadata))
     except (OSError, SafetensorError) as error:
-        raise _write_error(error, path, sum(t.nbytes for t in tensors.values())) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _to_disk(path.parent)
-
-
-def _write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """Writes and syncs. The library makes files that only their owner may read; a web UI may run as somebody else."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    usual_mode = path.stat().st_mode
-    save_file(_plain(tensors), path, dict(metadata))
-    path.chmod(usual_mode)
-    _to_disk(path)
+        raise write_error(error, path, sum(t.nbytes for t in tensors.values())) from error
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,37 +70,3 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return plain
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until the file, or a folder's list of names, is on the disk. Windows has no such wait for folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | getattr(os, "O_BINARY", 0))
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not path.is_dir() or error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-
-
-def _write_error(error: OSError | SafetensorError, path: Path, needed: int) -> UserError:
-    """safetensors reports the system's error as text ("No space left on device (os error 28)")."""
-    code = getattr(error, "errno", None)
-    full = code in _FULL or any(f"os error {number})" in str(error) for number in (*_FULL, 112))  # 112: Windows
-    if full:
-        return UserError("file.disk_full", path=path, needed=_mb(needed), free=_mb(_free(path.parent)))
-    return UserError("file.cannot_write", path=path, reason=getattr(error, "strerror", None) or str(error))
-
-
-def _free(folder: Path) -> int:
-    return next((shutil.disk_usage(p).free for p in (folder, *folder.absolute().parents) if p.exists()), 0)
-
-
-def _mb(count: int) -> str:
-    return f"{count / 1e6:.0f} MB"

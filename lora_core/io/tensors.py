@@ -29,3 +29,14 @@ class Header:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str] = field(default_factory=dict)
     container: Container = "safetensors"
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of a .safetensors: first byte of each tensor in the file, and the byte after its last."""
+
+
+ITEM_SIZES: Mapping[str, int] = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
+}
+"""Bytes of one number in the formats that model files have."""

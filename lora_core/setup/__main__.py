@@ -64,7 +64,7 @@ _TAKES_VALUE = {"--backend": True, "--reinstall": False, "--no-install": False, 
 def parser(language: Language) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "launch",
-        usage="launch [--backend NAME] [--reinstall] [--no-install] [gui|demo|train|doctor|test] ...",
+        usage="launch [--backend NAME] [--reinstall] [--no-install] [gui|demo|train|merge|...|doctor|test] ...",
         description=text("setup.cli.description", language),
         epilog=text("setup.cli.commands", language),
         formatter_class=argparse.RawDescriptionHelpFormatter,

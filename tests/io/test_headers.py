@@ -116,6 +116,27 @@ FILES: dict[str, tuple[str, str, Shapes]] = {
     "flux lora": ("lora", "flux", {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (8, 3072)}),
     "loha": ("lora", "unknown", {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": (8, 8)}),
     "peft lora": ("lora", "unknown", {"unet.mid_block.attentions.0.proj_in.lora_A.weight": (8, 1280)}),
+    "sd2 lora": (
+        "lora",
+        "sd2",
+        {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.hada_w1_b": (8, 1024)},
+    ),
+    "sdxl lora in diffusers names": (
+        "lora",
+        "sdxl",
+        {"unet.down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q.lora_B.weight": (640, 8)},
+    ),
+    "flux lora in diffusers names": (
+        "lora",
+        "flux",
+        {"transformer.single_transformer_blocks.0.attn.to_q.lora.down.weight": (8, 3072)},
+    ),
+    "lora of old attention processors": (
+        "lora",
+        "sd1",
+        {"mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (4, 768)},
+    ),
+    "full difference": ("lora", "sdxl", {"lora_unet_input_blocks_1_0_in_layers_2.diff": (320, 320, 3, 3)}),
     "embedding": ("embedding", "unknown", {"emb_params": (4, 768)}),
     "controlnet": ("controlnet", "unknown", {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)}),
     "something else": ("unknown", "unknown", {"layer.weight": (2, 2)}),
@@ -137,6 +158,29 @@ def test_number_format(tmp_path: Path, dtype: str, name: str):
 def test_an_inpainting_model_reads_nine_channels(tmp_path: Path):
     shapes = SD15 | {UNET + "input_blocks.0.0.weight": (320, 9, 3, 3)}
     assert identify(write_header(tmp_path / "m.safetensors", shapes)).in_channels == 9
+
+
+@pytest.mark.parametrize(
+    ("metadata", "family"),
+    [
+        ({}, "unknown"),
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+        ({"ss_base_model_version": "sd_v2_v"}, "sd2"),
+        ({"ss_base_model_version": "flux1"}, "flux"),
+        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, "sd1"),
+        ({"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": ""}, "flux"),
+        ({"ss_base_model_version": "something new"}, "unknown"),
+    ],
+)
+def test_a_lora_that_fits_several_families_is_of_the_one_it_says(tmp_path: Path, metadata: dict[str, str], family: str):
+    shapes = {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (8, 768)}
+    assert identify(write_header(tmp_path / "m.safetensors", shapes, metadata=metadata)).family == family
+
+
+def test_what_a_lora_says_does_not_count_against_what_it_is(tmp_path: Path):
+    shapes = FILES["flux lora"][2]
+    path = write_header(tmp_path / "m.safetensors", shapes, metadata={"ss_base_model_version": "sd_v1"})
+    assert identify(path).family == "flux"
 
 
 class TestVelocity:

@@ -1,0 +1,224 @@
+"""Settings of the jobs that work on LoRA files and checkpoints. The page and the command line fill them in.
+
+Paths are those of this machine; where a LoRA is recorded in a result's metadata only its name and hash are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from lora_core.settings.base import Settings, UserPath
+from lora_core.settings.problems import SettingsError, problems_from
+
+MethodName = Literal["svd", "concat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
+SavePrecision = Literal["fp16", "bf16", "float"]
+Names = Literal["kohya", "diffusers", "peft"]
+
+
+class LoraSource(Settings):
+    """One LoRA of a merge."""
+
+    path: UserPath = None
+    """The LoRA file."""
+
+    ratio: float = 1.0
+    """How strongly it counts. 0.5 plays as half, -1 takes it away."""
+
+    block_weights: str = ""
+    """Weights by block: 12, 17, 20 or 26 numbers (FLUX: 57 or 58) or the name of a preset. Empty means 1 everywhere."""
+
+
+class Target(Settings):
+    """Where a result goes."""
+
+    output: UserPath = None
+    """The file to write."""
+
+    overwrite: bool = False
+    """Whether a file that is there may be replaced."""
+
+    precision: SavePrecision = "fp16"
+    """Number format of the result."""
+
+    no_metadata: bool = False
+    """Write only what other programs need to know the file's kind."""
+
+
+class Size(Settings):
+    """How large the factors of a result may be."""
+
+    rank: int | None = Field(None, ge=1, le=4096)
+    """Rank of the result. Empty: as large as needed."""
+
+    conv_rank: int | None = Field(None, ge=1, le=4096)
+    """Rank of convolutions larger than 1x1. Empty: the same as rank."""
+
+    energy: float | None = Field(None, gt=0, le=1)
+    """Share of the change to keep in every layer, 0 to 1: the smallest rank that keeps it is chosen, up to ``rank``."""
+
+    same_rank: bool = False
+    """With ``energy``: give every layer the largest rank any layer needs, for programs that expect one rank."""
+
+
+class MergeSettings(Target, Size):
+    """LoRAs -> a LoRA whose effect is the weighted sum of theirs."""
+
+    job: Literal["merge"] = "merge"
+    loras: list[LoraSource] = Field(default_factory=list)
+
+    method: MethodName = "svd"
+    """How the changes are combined."""
+
+    density: float = Field(0.5, gt=0, le=1)
+    """TIES, DARE and pruning: the share of numbers kept in every layer."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    """DARE: which numbers are dropped."""
+
+    base: UserPath = None
+    """Base model; needed only for DoRA, GLoRA and IA3 files, whose change depends on it."""
+
+
+class ApplySettings(Target):
+    """LoRAs + a checkpoint -> a checkpoint with them baked in, or taken out again."""
+
+    job: Literal["apply"] = "apply"
+    checkpoint: UserPath = None
+    """A .safetensors checkpoint or a diffusers folder."""
+
+    loras: list[LoraSource] = Field(default_factory=list)
+
+    reverse: bool = False
+    """Take the LoRAs out of a checkpoint they were baked into."""
+
+    precision: Literal["same", "fp16", "bf16", "float"] = "same"  # type: ignore[assignment]
+    """Number format of the result; "same" keeps that of every weight."""
+
+
+class ExtractSettings(Target, Size):
+    """Two checkpoints -> the LoRA that turns one into the other."""
+
+    job: Literal["extract"] = "extract"
+    base: UserPath = None
+    """The checkpoint to start from."""
+
+    tuned: UserPath = None
+    """The checkpoint whose difference is wanted."""
+
+    rank: int | None = Field(16, ge=1, le=4096)
+    """Rank of linear layers and 1x1 convolutions."""
+
+    conv: bool = True
+    """Also extract convolutions larger than 1x1 (makes a LoCon)."""
+
+    text_encoder: bool = True
+    """Also extract the text encoders."""
+
+    min_diff: float = Field(0.0, ge=0)
+    """Layers in which no weight differs by more than this are left out."""
+
+
+class ResizeSettings(Target, Size):
+    """A LoRA -> the same LoRA in a smaller rank."""
+
+    job: Literal["resize"] = "resize"
+    lora: UserPath = None
+
+    dynamic_method: Literal["sv_ratio", "sv_cumulative", "sv_fro"] | None = None
+    """Choose the rank of every layer by its singular values, up to ``rank``."""
+
+    dynamic_param: float | None = Field(None, gt=0)
+    """sv_ratio: largest over smallest singular value kept. sv_cumulative: share of their sum. sv_fro: share of the norm."""
+
+
+class ConvertSettings(Target):
+    """A LoRA -> the same LoRA with other names, another number format, or other metadata."""
+
+    job: Literal["convert"] = "convert"
+    lora: UserPath = None
+
+    names: Names | Literal["same"] = "same"
+    """Spelling of the layers: kohya, diffusers or peft."""
+
+    precision: Literal["same", "fp16", "bf16", "float"] = "same"  # type: ignore[assignment]
+
+    metadata: dict[str, str | None] = Field(default_factory=dict)
+    """Entries to set; null removes one."""
+
+    strip_metadata: bool = False
+    """Remove everything but what other programs need."""
+
+
+class CleanSettings(Target):
+    """A LoRA -> the same LoRA without keys that no program reads and layers that do nothing."""
+
+    job: Literal["clean"] = "clean"
+    lora: UserPath = None
+    precision: Literal["same", "fp16", "bf16", "float"] = "same"  # type: ignore[assignment]
+
+    zero_layers: bool = True
+    """Also drop layers whose change is zero."""
+
+    remove_blocks: str = ""
+    """Blocks to drop, for example "BASE,IN01,OUT09-11"."""
+
+
+class PreviewSettings(Settings):
+    """Pictures drawn with LoRAs on a base model, to see a merge before it is saved."""
+
+    job: Literal["preview"] = "preview"
+    merge: MergeSettings = Field(default_factory=MergeSettings)
+
+    base: str = "built-in"
+    """The model to draw with."""
+
+    prompts: list[str] = Field(default_factory=list)
+    """One picture each; up to four."""
+
+    steps: int = Field(20, ge=1, le=150)
+    guidance: float = Field(7.0, ge=0, le=50)
+    seed: int = Field(1, ge=0, lt=2**32)
+    width: int | None = Field(None, ge=16, le=4096)
+    """Empty: the size the model was made for."""
+
+    height: int | None = Field(None, ge=16, le=4096)
+
+
+ToolSettings = Annotated[
+    MergeSettings
+    | ApplySettings
+    | ExtractSettings
+    | ResizeSettings
+    | ConvertSettings
+    | CleanSettings
+    | PreviewSettings,
+    Field(discriminator="job"),
+]
+TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
+JOBS: Mapping[str, type[Settings]] = {
+    "merge": MergeSettings,
+    "apply": ApplySettings,
+    "extract": ExtractSettings,
+    "resize": ResizeSettings,
+    "convert": ConvertSettings,
+    "clean": CleanSettings,
+    "preview": PreviewSettings,
+}
+
+
+def output_of(settings: ToolSettings) -> Path | None:
+    """The file or folder a job writes; a preview writes pictures into its own run folder."""
+    return None if isinstance(settings, PreviewSettings) else settings.output
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def checked(cls: type[S], values: Mapping[str, Any], source: str = "-") -> S:
+    """Settings of a job from loose values. Raises SettingsError, which names every value that cannot be used."""
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        raise SettingsError(source, problems_from(error)) from error
