@@ -1,7 +1,7 @@
 """Jobs on LoRA files and checkpoints: what runs each, how it is reported, how it ends. Torch is for pictures only."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from importlib import import_module
 
 from lora_core.errors import UserError
@@ -35,12 +35,14 @@ TOOLS: Mapping[str, tuple[str, str]] = {
 """Job -> module and generator of its events. A module is loaded when its job is run."""
 
 
-def tool(job: str) -> Callable[..., Iterator[EventBase]]:
+def tool(job: str) -> Callable[..., Generator[EventBase, None, None]]:
     module, name = TOOLS[job]
     return getattr(import_module(module), name)
 
 
-def events_of(settings: ToolSettings, run: RunFolder | None, stops: Callable[[], bool]) -> Iterator[EventBase]:
+def events_of(
+    settings: ToolSettings, run: RunFolder | None, stops: Callable[[], bool]
+) -> Generator[EventBase, None, None]:
     """The events of a job from its start to its end; what goes wrong is the last of them, in words."""
     from lora_core.merge.describe import describe
 

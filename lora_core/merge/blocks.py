@@ -144,13 +144,13 @@ def parse(text: str, family: Family) -> BlockWeights:
     if preset := PRESETS.get(words.upper()):
         return BlockWeights(family, {block: preset.weight(block, names(family)) for block in names(family)})
     if "=" in words:
-        return BlockWeights(family, everything(family).by_block | _by_name(words, family))
+        return BlockWeights(family, dict(everything(family).by_block) | _by_name(words, family))
     numbers = _numbers(re.sub(r"^[^:\[\]]*:", "", words))
     form = forms(family).get(len(numbers))
     if form is None:
         lengths = ", ".join(map(str, forms(family)))
         raise UserError("blocks.length", count=len(numbers), lengths=lengths, family=FAMILY_NAMES[family])
-    return BlockWeights(family, everything(family).by_block | _spread(dict(zip(form, numbers, strict=True)), family))
+    return BlockWeights(family, dict(everything(family).by_block) | _spread(dict(zip(form, numbers, strict=True)), family))
 
 
 def _spread(weights: Mapping[str, float], family: Family) -> dict[str, float]:

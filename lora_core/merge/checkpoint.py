@@ -75,7 +75,7 @@ class TensorFile:
         try:
             with self.path.open("rb") as file:
                 file.seek(position)
-                got = file.readinto(data)
+                got = file.readinto(data.data)
         except OSError as error:
             raise UserError("model.cannot_read", path=self.path, reason=error.strerror or error) from error
         if got != count:
@@ -174,7 +174,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         networks = [Network.of([TensorFile.of(path)])]
     if not any(network.weights.layers() for network in networks):
         raise UserError("checkpoint.none", path=path)
-    family = kind.family if kind.container == "folder" else networks[0].weights.family
+    family = kind.family if kind.container == "folder" and kind.family != "unknown" else networks[0].weights.family
     return Checkpoint(path, family, networks, kind.container == "folder")
 
 

@@ -57,9 +57,10 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def _weighted(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
-    return sum(
-        (w * a.astype(np.float64, copy=False) for a, w in zip(arrays, weights, strict=True)), start=np.float64(0)
-    )
+    total = np.zeros(arrays[0].shape)
+    for array, weight in zip(arrays, weights, strict=True):
+        total += weight * array
+    return total
 
 
 # ---- on whole matrices -----------------------------------------------------------------------------------------------

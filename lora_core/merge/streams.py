@@ -25,7 +25,7 @@ def writing(
             for name in order:
                 expected = file.tell() + byte_size(tensors[name])
                 for piece in chunks(name):
-                    yield file.write(memoryview(np.ascontiguousarray(piece)))
+                    yield file.write(np.ascontiguousarray(piece).data)
                 assert file.tell() == expected, f"{name}: not as long as its shape says"
     except OSError as error:
         raise write_error(error, path, needed) from error
