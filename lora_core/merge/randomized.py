@@ -9,7 +9,7 @@ Why the check is a proof. With Q orthonormal and P = QQ', |A - PA|^2 = |A|^2 - |
 complement AA' is [[D, C'], [C, M]], with D = Q'AA'Q and C, M of the part that Q misses. For any e > 0
 [[0, C'], [C, 0]] <= [[C'C/e, 0], [0, e]], so the R largest eigenvalues of AA' sum to no more than the R largest of
 D + C'C/e and of M + e together (Weyl, Ky Fan). Only |M| is left to bound: by its trace, which is certain, or with
-Gaussian vectors drawn for that purpose (``_may_exceed``), which errs with a probability below DOUBT whatever the matrix.
+Gaussian vectors drawn for that purpose (``_may_exceed``), which errs with a probability below DOUBT for any matrix.
 
 Letters: A is rows x columns with rows <= columns (else it is turned), energies are squares of singular values.
 """
@@ -335,7 +335,7 @@ def _may_exceed(ritz: _Ritz, product: Product, largest: float, most_degree: int,
     if top < 0.7 * ritz.energies[-1]:  # what is missed is hardly so much weaker than the weakest that was found
         return True
     growth = math.acosh(2 * largest / top - 1)
-    degree = math.ceil(math.acosh(math.sqrt(rows * PROBES / c)) / growth) + 1
+    degree = math.ceil(math.acosh(math.sqrt(rows * PROBES / c)) / growth)
     if degree > most_degree:
         return True
     vectors = ritz.vectors
