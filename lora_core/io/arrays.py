@@ -40,6 +40,7 @@ __all__ = [
     "same_file",
     "save_arrays",
     "write_stream",
+    "writing",
 ]
 
 
@@ -160,16 +161,23 @@ def hashes_of(encoded: Mapping[str, tuple[str, tuple[int, ...], Array]], metadat
 
 
 def write_stream(
-    tensors: Mapping[str, TensorInfo],
-    chunks: Callable[[str], Chunks],
-    metadata: Mapping[str, str],
-    path: Path,
-    wrote: Callable[[str], None] = lambda name: None,
+    tensors: Mapping[str, TensorInfo], chunks: Callable[[str], Chunks], metadata: Mapping[str, str], path: Path
 ) -> None:
     """Writes a .safetensors file of known names and shapes, asking for each tensor's bytes when its turn comes.
 
-    Memory holds one piece at a time. ``wrote`` is called after each tensor. Under a temporary name until it is whole;
-    whoever reads ``path`` sees the old file or the new one. Raises UserError when it cannot be written.
+    Memory holds one piece at a time. Under a temporary name until it is whole; whoever reads ``path`` sees the old file
+    or the new one. Raises UserError when it cannot be written.
+    """
+    for _ in writing(tensors, chunks, metadata, path):
+        pass
+
+
+def writing(
+    tensors: Mapping[str, TensorInfo], chunks: Callable[[str], Chunks], metadata: Mapping[str, str], path: Path
+) -> Iterator[int]:
+    """``write_stream`` in steps: yields the number of bytes after each piece.
+
+    When the steps are not taken to the end nothing is left behind.
     """
     header, order = _header(tensors, metadata or None)
     needed = len(header) + sum(map(byte_size, tensors.values()))
@@ -179,9 +187,8 @@ def write_stream(
             for name in order:
                 expected = file.tell() + byte_size(tensors[name])
                 for piece in chunks(name):
-                    file.write(np.ascontiguousarray(piece).data)
+                    yield file.write(np.ascontiguousarray(piece).data)
                 assert file.tell() == expected, f"{name}: not as long as its shape says"
-                wrote(name)
     except OSError as error:
         raise write_error(error, path, needed) from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lora_core.errors import UserError
 from lora_core.events import EventBase, FileSaved, StageChanged, warned
-from lora_core.io.arrays import FLOATS, PRECISIONS, Array, byte_size, encode, overflows
+from lora_core.io.arrays import FLOATS, PRECISIONS, Array, byte_size, encode, overflows, writing
 from lora_core.io.kinds import FAMILY_NAMES
 from lora_core.io.tensors import TensorInfo
 from lora_core.merge import baked
@@ -20,7 +20,6 @@ from lora_core.merge.checkpoint import Checkpoint, TensorFile, open_checkpoint
 from lora_core.merge.combine import Weighted, load_sources
 from lora_core.merge.folders import check_folder, folder_size, write_folder
 from lora_core.merge.outputs import check_output
-from lora_core.merge.streams import writing
 from lora_core.settings.tools import ApplySettings
 
 MB = 1_000_000

@@ -150,7 +150,9 @@ def parse(text: str, family: Family) -> BlockWeights:
     if form is None:
         lengths = ", ".join(map(str, forms(family)))
         raise UserError("blocks.length", count=len(numbers), lengths=lengths, family=FAMILY_NAMES[family])
-    return BlockWeights(family, dict(everything(family).by_block) | _spread(dict(zip(form, numbers, strict=True)), family))
+    return BlockWeights(
+        family, dict(everything(family).by_block) | _spread(dict(zip(form, numbers, strict=True)), family)
+    )
 
 
 def _spread(weights: Mapping[str, float], family: Family) -> dict[str, float]:

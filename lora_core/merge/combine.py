@@ -19,7 +19,7 @@ from lora_core.merge.lowrank import Array, LowRank, Svd
 from lora_core.merge.methods import METHODS, Method, Options
 from lora_core.merge.outputs import check_output
 from lora_core.merge.randomized import approximate
-from lora_core.merge.sizes import Sizes
+from lora_core.merge.sizes import Sizes, alike
 from lora_core.settings.tools import LoraSource, MergeSettings, Size
 
 CANCELLED = 3e-7
@@ -302,9 +302,16 @@ class Spectrum:
         """The squared Frobenius norm of everything."""
         return sum(self.squares.values())
 
+    def ranks(self, sizes: Sizes) -> dict[str, int]:
+        """The rank that every layer gets."""
+        wanted = {n: sizes.choose(values, self.shapes[n], self.squares[n]) for n, values in self.values.items()}
+        if sizes.same_rank:
+            wanted = alike(wanted, self.shapes)
+        return {layer: min(rank, len(self.values[layer])) for layer, rank in wanted.items()}
+
     def kept(self, sizes: Size) -> "Kept":
         """What sizes keep: of everything, and of the layer that loses most."""
-        chosen = (Sizes.of(sizes) if self.truncates else Sizes()).ranks(self.values, self.shapes)
+        chosen = self.ranks(Sizes.of(sizes) if self.truncates else Sizes())
         kept = {layer: float(np.square(values[: chosen[layer]]).sum()) for layer, values in self.values.items()}
         shares = {layer: min(kept[layer] / square, 1.0) for layer, square in self.squares.items() if square}
         worst = min(shares, key=lambda layer: shares[layer], default="")

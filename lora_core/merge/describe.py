@@ -154,7 +154,7 @@ def _dynamic(settings: ResizeSettings, facts: dict[str, Any]) -> list[Said]:
 
 def _checkpoint(settings: ApplySettings, facts: dict[str, Any]) -> list[Said]:
     if settings.checkpoint is None:
-        raise UserError("describe.no_checkpoint")
+        raise UserError("apply.no_checkpoint")
     kind = identify(settings.checkpoint)
     facts["size"] = kind.size
     key = "describe.taken_out" if settings.reverse else "describe.baked"
@@ -162,17 +162,11 @@ def _checkpoint(settings: ApplySettings, facts: dict[str, Any]) -> list[Said]:
 
 
 def _two_checkpoints(settings: ExtractSettings, facts: dict[str, Any]) -> list[Said]:
-    if settings.base is None or settings.tuned is None:
-        raise UserError("describe.no_checkpoint")
-    base, tuned = identify(settings.base), identify(settings.tuned)
-    if base.family != tuned.family:
-        raise UserError(
-            "merge.family_mix",
-            first=settings.base.name,
-            first_family=FAMILY_NAMES[base.family],
-            other=settings.tuned.name,
-            other_family=FAMILY_NAMES[tuned.family],
-        )
+    from lora_core.merge.extract import Pair
+
+    Pair.of(settings)
+    assert settings.base
+    assert settings.tuned
     return [Said("describe.difference", {"tuned": settings.tuned.name, "base": settings.base.name})]
 
 

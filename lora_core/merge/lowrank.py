@@ -172,14 +172,18 @@ def energy(values: Array, rank: int) -> float:
     return float(squares[:rank].sum() / total) if total else 1.0
 
 
-def rank_for_energy(values: Array, share: float) -> int:
-    """The smallest rank that keeps a share (0 to 1] of |D|^2; 0 for a change that is nothing."""
+def rank_for_energy(values: Array, share: float, total: float | None = None) -> int:
+    """The smallest rank that keeps a share (0 to 1] of |D|^2; 0 for a change that is nothing.
+
+    ``total`` is |D|^2 where not all singular values are known; where they do not reach the share, all are needed.
+    """
     squares = np.square(values, dtype=np.float64)
     kept = np.cumsum(squares)
     if not kept.size or not kept[-1]:
         return 0
     # Rounding must not ask for a rank more where the share is reached exactly.
-    return min(int(np.searchsorted(kept, share * kept[-1] * (1 - 1e-12))) + 1, len(values))
+    wanted = share * (kept[-1] if total is None else total) * (1 - 1e-12)
+    return min(int(np.searchsorted(kept, wanted)) + 1, len(values))
 
 
 def effective_rank(values: Array) -> float:

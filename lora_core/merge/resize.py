@@ -56,12 +56,13 @@ def resize(settings: ResizeSettings) -> Iterator[EventBase]:
     waiting: dict[str, Svd] = {}
     sizes, layers = Sizes.of(settings), file.names()
     for done, layer in enumerate(layers, 1):
-        found = decompose(file.change(layer), Sizes(sizes.rank, sizes.conv_rank), layer)
+        change = file.change(layer)
+        found = decompose(change, Sizes(sizes.rank, sizes.conv_rank), layer)
         svd = found if isinstance(found, Svd) else found.svd
         if settings.same_rank:
             waiting[layer] = svd
         else:
-            changes[layer] = cut(svd, settings)
+            changes[layer] = cut(svd, settings, change.norm() ** 2)
         if done % PROGRESS_EVERY == 0 or done == len(layers):
             yield StageChanged(stage="computing", done=done, total=len(layers))
     changes |= sizes.cut_alike(waiting)
@@ -89,10 +90,13 @@ def check_parameters(settings: ResizeSettings) -> None:
         raise UserError("resize.share_range", method=method, value=parameter)
 
 
-def cut(svd: Svd, settings: ResizeSettings) -> LowRank:
-    """One layer in its new rank: that of the dynamic method, or of ``energy``, at most ``rank``."""
+def cut(svd: Svd, settings: ResizeSettings, total: float) -> LowRank:
+    """One layer in its new rank: that of the dynamic method, or of ``energy``, at most ``rank``.
+
+    ``total`` is the squared norm of the whole change.
+    """
     sizes = Sizes.of(settings)
-    own = sizes.choose(svd.values, svd.shape)
+    own = sizes.choose(svd.values, svd.shape, total)
     if settings.dynamic_method and settings.dynamic_param and own:
         plain = replace(sizes, energy=None).choose(svd.values, svd.shape)
         return svd.truncate(min(DYNAMIC[settings.dynamic_method](svd.values, settings.dynamic_param), plain))

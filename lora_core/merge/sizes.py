@@ -33,31 +33,35 @@ class Sizes:
         """The largest rank a layer may get."""
         return (self.conv_rank or self.rank) if is_spatial(shape) else self.rank
 
-    def choose(self, values: Array, shape: Sequence[int]) -> int:
-        """The rank of a layer by its singular values; 0 for a change that is nothing."""
+    def choose(self, values: Array, shape: Sequence[int], total: float | None = None) -> int:
+        """The rank of a layer by its singular values; 0 for a change that is nothing.
+
+        ``total`` is the squared norm of the change where ``values`` are not all of its singular values.
+        """
         own = int(np.sum(values > NOTHING * values[0])) if values.size and values[0] > 0 else 0
-        wanted = own if self.energy is None else lowrank.rank_for_energy(values, self.energy)
+        wanted = own if self.energy is None else lowrank.rank_for_energy(values, self.energy, total)
         return min(wanted, own, self.limit(shape) or own)
 
-    def ranks(self, values: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """The rank of every layer; with ``same_rank`` the largest that any of its kind needs, if it has as many."""
-        chosen = {layer: self.choose(values[layer], shapes[layer]) for layer in values}
-        if not self.same_rank:
-            return chosen
-        largest = {
-            kind: max((rank for layer, rank in chosen.items() if is_spatial(shapes[layer]) == kind), default=0)
-            for kind in (False, True)
-        }
-        return {layer: min(largest[is_spatial(shapes[layer])], len(values[layer])) for layer in chosen}
-
     def cut(self, found: Svd | LowRank) -> LowRank:
-        """A change brought to its rank."""
-        whole = found if isinstance(found, Svd) else found.svd
-        return whole.truncate(self.choose(whole.values, whole.shape))
+        """A change brought to its rank. Factors are what a search found for these sizes, so they have it already."""
+        if isinstance(found, LowRank):
+            return found
+        return found.truncate(self.choose(found.values, found.shape))
 
     def cut_alike(self, found: Mapping[str, Svd | LowRank]) -> dict[str, LowRank]:
-        """Several changes brought to one rank."""
-        whole = {layer: one if isinstance(one, Svd) else one.svd for layer, one in found.items()}
-        values = {layer: svd.values for layer, svd in whole.items()}
-        ranks = self.ranks(values, {layer: svd.shape for layer, svd in whole.items()})
-        return {layer: svd.truncate(ranks[layer]) for layer, svd in whole.items()}
+        """Several changes brought to one rank, convolutions to one of their own."""
+        wanted = {
+            layer: one.rank if isinstance(one, LowRank) else self.choose(one.values, one.shape)
+            for layer, one in found.items()
+        }
+        ranks = alike(wanted, {layer: one.shape for layer, one in found.items()})
+        return {layer: one if isinstance(one, LowRank) else one.truncate(ranks[layer]) for layer, one in found.items()}
+
+
+def alike(wanted: Mapping[str, int], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The largest rank that any layer wants, for all; convolutions larger than 1x1 have one of their own."""
+    largest = {
+        kind: max((rank for layer, rank in wanted.items() if is_spatial(shapes[layer]) == kind), default=0)
+        for kind in (False, True)
+    }
+    return {layer: largest[is_spatial(shapes[layer])] for layer in wanted}

@@ -101,6 +101,16 @@ def test_energy_keeps_the_share_in_every_layer(tmp_path):
         assert np.sum(values[: ranks[name] - 1] ** 2) < 0.8 * np.sum(values**2)
 
 
+def test_energy_of_whole_matrices_is_taken_once(tmp_path):
+    """The search has found the rank already; to ask it for a share of that again would keep a share of a share."""
+    layers = {name: shape for name, shape in makers.SMALL["sd1"].items() if np.prod(shape) < 320 * 800}
+    save_arrays(makers.lora_state(layers, "full", seed=3), makers.METADATA["sd1"], tmp_path / "a.safetensors", "float")
+    exact = deltas(tmp_path / "a.safetensors")
+    found = deltas(merge(tmp_path, [(tmp_path / "a.safetensors", 1)], energy=0.6))
+    for name, change in found.items():
+        assert 0.6 - 1e-4 <= np.sum(change**2) / np.sum(exact[name] ** 2) < 0.63
+
+
 def test_one_rank_for_all(tmp_path):
     a, b = pair(tmp_path)
     result = load_lora(merge(tmp_path, [(a, 1), (b, 1)], energy=0.8, same_rank=True))
