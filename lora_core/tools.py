@@ -48,7 +48,7 @@ def events_of(
 
     last_file = None
     try:
-        yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings).lines())
+        yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings, computed=False).lines())
         run_it = tool(settings.job)
         arguments = (settings, run) if isinstance(settings, PreviewSettings) else (settings,)
         steps = run_it(*arguments)

@@ -53,12 +53,15 @@ class Summary:
         return {language: [one.text(language) for one in self.said] for language in LANGUAGES}
 
 
-def describe(settings: ToolSettings) -> Summary:
-    """The summary of a job, from headers alone where that is enough. Never raises for what a person can put right."""
+def describe(settings: ToolSettings, *, computed: bool = True) -> Summary:
+    """The summary of a job. Never raises for what a person can put right.
+
+    ``computed``: with rank, size and share kept of a merge, which takes as long as the merge; else from headers alone.
+    """
     said: list[Said] = []
     problems: list[UserError] = []
     facts: dict[str, Any] = {}
-    for step in _STEPS[type(settings)]:
+    for step in (step for step in _STEPS[type(settings)] if computed or step is not _merge_size):
         try:
             for one in step(settings, facts):
                 said.append(one)

@@ -458,3 +458,16 @@ def test_a_plain_lora_of_full_size_is_known_layer_by_layer(family: str, tmp_path
     assert all(file.change(name).shape == shape for name, shape in layers.items())
     with open_arrays(path) as opened:
         assert len(opened.tensors) == 3 * len(layers)
+
+
+def test_what_the_file_says_decides_where_the_layers_do_not(tmp_path):
+    """CLIP-L alone may be that of SDXL or of FLUX."""
+    layer = {"lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}
+    for family in ("sdxl", "flux"):
+        path = tmp_path / f"{family}.safetensors"
+        save_arrays(lora_state(layer), METADATA[family], path, "fp16")
+        assert load_lora(path).family == family
+    save_arrays(lora_state(layer), {}, tmp_path / "none.safetensors", "fp16")
+    with pytest.raises(UserError) as caught:
+        load_lora(tmp_path / "none.safetensors")
+    assert caught.value.key == "lora.no_known_family"
