@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["gui"]:  # the page has its own options and help
         return run_gui(words[1:])
     arguments = parser().parse_args(words)
-    if getattr(arguments, "small_matrices", False):  # handing them to several threads takes longer than the sums
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if hasattr(arguments, "side_by_side"):
+        from lora_core.merge.parallel import blas_threads
+
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(blas_threads(side_by_side=arguments.side_by_side)))
     try:
         return arguments.run(arguments)
     except UserError as error:

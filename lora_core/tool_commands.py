@@ -55,9 +55,9 @@ def add_commands(commands: Any, says: Language) -> None:
             epilog=text(f"cli.{name}.examples", says),
         )
         fill(parser, says)
-        parser.set_defaults(small_matrices=name not in ("apply", "extract"))
+        parser.set_defaults(side_by_side=name in ("apply", "extract"))
     job = commands.add_parser("job")  # what the page starts; not for people, so it has no help
-    job.set_defaults(run=run_job_folder)
+    job.set_defaults(run=run_job_folder, side_by_side=True)
     job.add_argument("folder", type=Path)
 
 

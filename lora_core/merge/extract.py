@@ -21,6 +21,7 @@ from lora_core.merge.combine import PROGRESS_EVERY, facts_of
 from lora_core.merge.lora import save_result
 from lora_core.merge.lowrank import LowRank, flat_shape
 from lora_core.merge.outputs import check_output
+from lora_core.merge.parallel import in_order
 from lora_core.merge.randomized import Approximation, checked
 from lora_core.merge.sizes import Sizes
 from lora_core.settings.tools import ExtractSettings
@@ -37,13 +38,20 @@ def extract(settings: ExtractSettings) -> Iterator[EventBase]:
     output = check_output(settings, [pair.base.path, pair.tuned.path], expected_size(pair, sizes, settings.precision))
     found: dict[str, Approximation] = {}
     largest = 0.0
-    for done, layer in enumerate(pair.layers, 1):
+
+    def approximated(layer: str) -> tuple[float, Approximation | None]:
+        """The largest difference of a layer, and its approximation if that is wanted."""
         difference = pair.difference(layer)
         size = float(np.abs(difference).max(initial=0.0))
+        if size <= settings.min_diff:
+            return size, None
+        limit = sizes.limit(difference.shape)
+        return size, checked(difference, rank=limit, energy=sizes.energy, name=layer)
+
+    for done, (layer, (size, approximation)) in enumerate(in_order(approximated, pair.layers), 1):
         largest = max(largest, size)
-        if size > settings.min_diff:
-            limit = sizes.limit(difference.shape)
-            found[layer] = checked(difference, rank=limit, energy=sizes.energy, name=layer)
+        if approximation:
+            found[layer] = approximation
         if done % PROGRESS_EVERY == 0 or done == len(pair.layers):
             yield StageChanged(stage="computing", done=done, total=len(pair.layers))
     if not found:
@@ -62,11 +70,16 @@ def _alike(pair: "Pair", found: dict[str, Approximation]) -> Iterator[EventBase]
     for approximation in found.values():
         kind = recipe.is_spatial(approximation.change.shape)
         ranks[kind] = max(ranks.get(kind, 0), approximation.change.rank)
-    for done, (layer, approximation) in enumerate(found.items(), 1):
-        change = approximation.change
+
+    def enlarged(layer: str) -> Approximation:
+        change = found[layer].change
         wanted = min(ranks[recipe.is_spatial(change.shape)], *flat_shape(change.shape))
-        if change.rank < wanted:
-            found[layer] = checked(pair.difference(layer), rank=wanted, name=layer)
+        if change.rank >= wanted:
+            return found[layer]
+        return checked(pair.difference(layer), rank=wanted, name=layer)
+
+    for done, (layer, approximation) in enumerate(in_order(enlarged, list(found)), 1):
+        found[layer] = approximation
         if done % PROGRESS_EVERY == 0:
             yield StageChanged(stage="computing", done=done, total=len(found))
 
