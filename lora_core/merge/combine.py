@@ -18,6 +18,7 @@ from lora_core.merge.lora import LoraFile, load_lora, save_result
 from lora_core.merge.lowrank import Array, LowRank, Svd
 from lora_core.merge.methods import METHODS, Method, Options
 from lora_core.merge.outputs import check_output
+from lora_core.merge.parallel import in_order
 from lora_core.merge.randomized import approximate
 from lora_core.merge.sizes import Sizes, alike
 from lora_core.settings.tools import LoraSource, MergeSettings, Size
@@ -208,6 +209,16 @@ def junk_warnings(files: Sequence[LoraFile]) -> Iterator[EventBase]:
             yield warned("loras", "merge.junk_left", values)
 
 
+FACTORED = frozenset({"lora", "locon", "loha", "lokr"})
+"""Algorithms whose change is a product of factors, so that its singular values are quick to have."""
+
+
+def is_quick(settings: MergeSettings, sources: Sequence[Weighted]) -> bool:
+    """Whether the whole merge is a matter of a second: nothing in it forms whole matrices."""
+    layers = (source.file.algorithm(name) for source in sources for name in source.layers)
+    return METHODS[settings.method].on_matrices is None and all(algorithm in FACTORED for algorithm in layers)
+
+
 def check_size(settings: MergeSettings) -> None:
     """Raises UserError where the result would have no end: whole matrices do not say how large their factors may be."""
     if METHODS[settings.method].on_matrices and settings.rank is None and settings.energy is None:
@@ -229,17 +240,25 @@ def combined(
     method, sizes = METHODS[settings.method], Sizes.of(settings)
     layers = layer_names(sources)
     waiting: dict[str, Svd | LowRank] = {}
-    for number, layer in enumerate(layers, 1):
+
+    def one(layer: str) -> LowRank | Svd | None:
         changes, ratios = changes_of(sources, layer, base)
+        if not changes:
+            return None
+        if method.truncates:
+            return merged_layer(settings, changes, ratios, layer, sizes)[1]
+        whole = combine_layer(method, changes, ratios, Options(layer=layer))
+        assert isinstance(whole, LowRank), "methods that do not truncate work on factors"
+        return whole
+
+    # Whole matrices are worth several threads; factors are so small that handing them over takes longer.
+    results = ((n, one(n)) for n in layers) if is_quick(settings, sources) else in_order(one, layers)
+    for number, (layer, found) in enumerate(results, 1):
         result: LowRank | None = None
-        if changes and method.truncates:
-            _, waiting[layer] = merged_layer(settings, changes, ratios, layer, sizes)
-            if not sizes.same_rank:
-                result = sizes.cut(waiting.pop(layer))
-        elif changes:
-            whole = combine_layer(method, changes, ratios, Options(layer=layer))
-            assert isinstance(whole, LowRank), "methods that do not truncate work on factors"
-            result = whole
+        if found is not None and method.truncates and sizes.same_rank:
+            waiting[layer] = found
+        elif found is not None:
+            result = sizes.cut(found)
         yield number, len(layers), layer, result
     for layer, result in sizes.cut_alike(waiting).items():
         yield len(layers), len(layers), layer, result

@@ -105,10 +105,12 @@ def _method(settings: MergeSettings, facts: dict[str, Any]) -> list[Said]:
 
 
 def _merge_size(settings: MergeSettings, facts: dict[str, Any]) -> list[Said]:
-    """Rank, share kept and size of a merge, from the singular values of the real thing."""
-    from lora_core.merge.combine import check_size, spectrum
+    """Rank, share kept and size of a merge, from the singular values of the real thing where they are quick to have."""
+    from lora_core.merge.combine import check_size, is_quick, load_sources, spectrum
 
     check_size(settings)
+    if not is_quick(settings, load_sources(settings.loras)):
+        return _wanted_rank(settings, facts)
     found = spectrum(settings)
     kept = found.kept(settings)
     facts |= {"layers": len([rank for rank in kept.ranks.values() if rank]), "kept": kept.share}
