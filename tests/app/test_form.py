@@ -114,6 +114,7 @@ def test_write_shows_only_the_fields_of_the_chosen_variant():
     by_path = {path: updates[component] for path, component in form.components.items()}
     assert by_path["optimizer.d_coef"]["visible"] is True
     assert by_path["optimizer.relative_step"]["visible"] is False
+    assert by_path["network.conv_rank"]["visible"] is False
     assert "visible" not in by_path["train.epochs"]
 
 
