@@ -130,6 +130,8 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
         "preset": "full" if network.convolutions else "attn-mlp",
         "dora_wd": network.algo == "dora",
     }
+    if network.algo == "dora":
+        args["wd_on_output"] = "False"  # LyCORIS' default is the other side
     if isinstance(network, LokrSettings):
         args |= {
             "factor": network.factor or -1,

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_core.adapters import ALGORITHMS, AdapterNetwork
-from lora_core.adapters.dora import column_norms
+from lora_core.adapters.dora import lengths
 from lora_core.adapters.files import load_lora, save_lora
 from lora_core.adapters.loha import hadamard
 from lora_core.adapters.lokr import factorization
@@ -186,7 +186,7 @@ def written_out(adapter):
     if "dora_scale" not in p:
         return change
     changed = weight + change
-    length = column_norms(changed.detach())  # a constant: section 4.3 of the paper
+    length = lengths(changed.detach(), 1)  # a constant: section 4.3 of the paper
     return changed * (p["dora_scale"] / length).view(1, -1, *[1] * (weight.ndim - 2)) - weight
 
 
@@ -200,9 +200,27 @@ def test_gradients_of_the_elementwise_product_equal_finite_differences():
 def test_dora_keeps_the_length_of_every_column_until_it_is_trained():
     made = on_layer("dora", "3x3")
     with torch.no_grad():
-        made.adapter.magnitude.copy_(column_norms(made.layer.weight))
+        made.adapter.magnitude.copy_(lengths(made.layer.weight, 1))
     changed = made.layer.weight + made.adapter.delta_weight()
-    torch.testing.assert_close(column_norms(changed), column_norms(made.layer.weight))
+    torch.testing.assert_close(lengths(changed, 1), lengths(made.layer.weight, 1))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("multiplier", [1.0, 0.4])
+def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(kind, multiplier, tmp_path):
+    """As LyCORIS writes them by default."""
+    made = on_layer("dora", kind)
+    tensors = made.adapter.tensors()
+    outputs, ones = made.layer.weight.shape[0], [1] * (made.layer.weight.ndim - 1)
+    tensors["dora_scale"] = lengths(made.layer.weight, 0).view(outputs, *ones) * torch.rand(outputs, *ones)
+    made.network.load_kohya({f"{NAME}.{kind}": tensor for kind, tensor in tensors.items()})
+    save_lora(made.network, {}, tmp_path / "x.safetensors", "float")
+    found = read_by_merge(tmp_path / "x.safetensors", made.layer.weight.numpy())
+    np.testing.assert_allclose(found, made.adapter.delta_weight().numpy(), rtol=1e-4, atol=1e-5)
+    base = made.layer(made.x)
+    made.network.attach().multiplier = multiplier
+    change = bare(made.layer, made.x, torch.from_numpy(found) * multiplier)
+    torch.testing.assert_close(made.layer(made.x) - base, change, rtol=1e-4, atol=1e-4)
 
 
 def test_rs_lora_is_alpha_by_the_root_of_the_rank_and_the_file_plays_so():

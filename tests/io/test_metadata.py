@@ -58,7 +58,7 @@ NETWORKS = {
     "dora": (
         {"algo": "dora", "rank": 4},
         "lycoris.kohya",
-        {"algo": "locon", "preset": "attn-mlp", "dora_wd": "True"},
+        {"algo": "locon", "preset": "attn-mlp", "dora_wd": "True", "wd_on_output": "False"},
     ),
 }
 
