@@ -21,6 +21,7 @@ from lora_core.families import FAMILIES
 from lora_core.families.base import Target
 from lora_core.merge.deltas import change_of
 from lora_core.merge.layer import Layer
+from lora_core.merge.lora import load_lora as read_lora
 from lora_core.settings import RunSettings
 from tests.adapters.helpers import frozen_parts, run_model
 
@@ -406,6 +407,18 @@ def test_saved_and_loaded_is_the_same_network(variant, tmp_path):
         assert torch.equal(own.delta_weight(), other.delta_weight())
         assert torch.equal(own.delta_weight(), read.delta_weight())
         assert isinstance(own, type(read)) or own.title == "LoRA"
+
+
+@on_models
+def test_merge_reads_the_whole_file(variant, tmp_path):
+    network = randomised(on_model(variant).network)
+    save_lora(network, {"ss_base_model_version": "sd_v1"}, tmp_path / "x.safetensors", "float")
+    file = read_lora(tmp_path / "x.safetensors")
+    assert not file.junk
+    assert set(file.names()) == {adapter.name for adapter in network}
+    for adapter in network:
+        found = file.change(adapter.name, adapter.layer.weight.numpy())
+        np.testing.assert_allclose(found.dense(), adapter.delta_weight().numpy(), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if hasattr(settings_of(v), "scale_weight_norms")])
