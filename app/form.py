@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from app.i18n import t_choice, t_help, t_label
 from lora_core.settings import RunSettings
-from lora_core.settings.fields import SettingField, fields_of, unions_of, values_of
+from lora_core.settings.fields import SettingField, chooser_of, fields_of, unions_of, values_of
 from lora_core.settings.overlay import nest, settings_from
 from lora_core.settings.problems import SettingsError
 
@@ -94,7 +94,7 @@ def choose_variant(values: Values, section: str) -> dict[str, Any]:
 
     What stood at a variant's default takes the default of the new one; what the person typed stays.
     """
-    variant = values[f"{section}.name"]
+    variant = values[chooser_of(section)]
     changed = {path: value for path, value in values.items() if fields_of()[path].section == section}
     for path, value in changed.items():
         field = fields_of()[path]
@@ -105,7 +105,7 @@ def choose_variant(values: Values, section: str) -> dict[str, Any]:
 
 def belongs(field: SettingField, values: Values) -> bool:
     """False for a field of a variant that is not chosen."""
-    return not field.defaults or values.get(f"{field.section}.name") in field.variants
+    return not field.defaults or values.get(chooser_of(field.section)) in field.variants
 
 
 def union_sections() -> list[str]:

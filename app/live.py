@@ -9,7 +9,7 @@ from typing import Any
 
 from app.form import Values, for_component, read, read_legal
 from app.i18n import say
-from lora_core.checks import effective_scale
+from lora_core.checks import effective_scale, has_no_rank
 from lora_core.data.folders import scan
 from lora_core.errors import Problem, UserError
 from lora_core.families.source import BUILT_IN, base_path, is_hub_name, require_base
@@ -178,7 +178,9 @@ def scale_html(look: Look, language: Language) -> str:
     """alpha / rank, spelled out; it is what people get wrong."""
     network = look.settings.network
     values = {"alpha": f"{network.alpha:g}", "rank": network.rank, "scale": f"{effective_scale(network):.3g}"}
-    return f'<div class="kb-note">{escape(say("parameters.scale", language, **values))}</div>'
+    key = "parameters.scale_rs" if network.rs_lora else "parameters.scale"
+    words = say("parameters.scale_full", language) if has_no_rank(network) else say(key, language, **values)
+    return f'<div class="kb-note">{escape(words)}</div>'
 
 
 def trained_html(look: Look, language: Language) -> str:

@@ -19,6 +19,7 @@ from lora_core.errors import Problem, UserError
 from lora_core.i18n import Language
 from lora_core.runs import home
 from lora_core.settings import RunSettings
+from lora_core.settings.fields import chooser_of
 from lora_core.settings.files import load_settings, remember
 
 __all__ = ["HEAD", "build", "theme"]
@@ -80,7 +81,7 @@ class Live:
             **quiet(trigger_mode="always_last"),
         )
         for section in union_sections():
-            self.form.components[f"{section}.name"].input(
+            self.form.components[chooser_of(section)].input(
                 self.chooser(section), self.form.inputs, self.section_outputs(section), **quiet()
             )
         self.problems.select(self.follow, self.form.inputs, {*self.form.inputs, self.ui.tabs}, **quiet())
@@ -159,19 +160,19 @@ class Live:
     def fixed(self, values: dict[str, Any], fix: dict[str, Any]) -> Inputs:
         changed = values | {path: value for path, value in fix.items() if path in values}
         for section in union_sections():
-            if f"{section}.name" in fix:
+            if chooser_of(section) in fix:
                 changed |= {p: v for p, v in choose_variant(changed, section).items() if p not in fix}
         return self.form.show(changed)
 
     def chooser(self, section: str) -> Any:
         def choose(by_component: Inputs) -> Inputs:
             shown = self.form.show(choose_variant(self.form.values(by_component), section))
-            return {c: update for c, update in shown.items() if c is not self.form.components[f"{section}.name"]}
+            return {c: update for c, update in shown.items() if c is not self.form.components[chooser_of(section)]}
 
         return choose
 
     def section_outputs(self, section: str) -> set[Component]:
-        name = f"{section}.name"
+        name = chooser_of(section)
         return {c for path, c in self.form.components.items() if path.startswith(f"{section}.") and path != name}
 
 

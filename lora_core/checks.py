@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lora_core.errors import Problem
-from lora_core.settings import FINDS_ITS_OWN_RATE, LoraSettings, RunSettings, sides
+from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
 
 Found = Iterator[Problem]
 
@@ -19,9 +19,17 @@ def combination_problems(settings: RunSettings) -> list[Problem]:
     return sorted(found, key=lambda problem: problem.severity != "error")
 
 
-def effective_scale(network: LoraSettings) -> float:
-    """What the LoRA's effect is multiplied by: alpha / rank."""
-    return network.alpha / network.rank
+def effective_scale(network: NetworkSettings) -> float:
+    """What the LoRA's effect is multiplied by: alpha / rank, or alpha / sqrt(rank) if so set."""
+    if has_no_rank(network):
+        return 1.0
+    rank, alpha = network.rank_and_alpha(kernel=False)
+    return alpha / rank
+
+
+def has_no_rank(network: NetworkSettings) -> bool:
+    """Whether rank and alpha count for nothing."""
+    return isinstance(network, LokrSettings) and network.full_matrix
 
 
 def rates(settings: RunSettings) -> dict[str, float]:
@@ -90,9 +98,31 @@ def rate_too_high_for_rank(settings: RunSettings) -> Found:
 
 def alpha_over_rank(settings: RunSettings) -> Found:
     network = settings.network
-    if network.alpha > network.rank:
+    if network.alpha > network.rank and not has_no_rank(network):
         values = {"alpha": f"{network.alpha:g}", "rank": network.rank, "scale": f"{effective_scale(network):g}"}
         yield _warning("network.alpha", "checks.alpha_over_rank", {"network.alpha": float(network.rank)}, **values)
+
+
+def conv_alpha_over_rank(settings: RunSettings) -> Found:
+    network = settings.network
+    if network.algo == "lora" or network.conv_rank is None or has_no_rank(network):
+        return
+    if network.conv_alpha > network.conv_rank:
+        values = {"alpha": f"{network.conv_alpha:g}", "rank": network.conv_rank}
+        fix = {"network.conv_alpha": float(network.conv_rank)}
+        yield _warning("network.conv_alpha", "checks.conv_alpha_over_rank", fix, **values)
+
+
+def locon_without_convolutions(settings: RunSettings) -> Found:
+    if settings.network.algo == "locon" and settings.network.conv_rank is None:
+        yield _warning("network.conv_rank", "checks.locon_without_convolutions", {"network.conv_rank": 8})
+
+
+def dim_without_weights(settings: RunSettings) -> Found:
+    network = settings.network
+    if network.dim_from_weights and network.network_weights is None:
+        fix = {"network.dim_from_weights": False}
+        yield _error("network.dim_from_weights", "checks.dim_without_weights", fix)
 
 
 def alpha_tiny(settings: RunSettings) -> Found:
@@ -268,6 +298,9 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     rate_too_high,
     rate_too_high_for_rank,
     alpha_over_rank,
+    conv_alpha_over_rank,
+    locon_without_convolutions,
+    dim_without_weights,
     alpha_tiny,
     adafactor_schedule,
     adafactor_own_rate,

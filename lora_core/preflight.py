@@ -10,14 +10,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from lora_core.checks import combination_problems
+from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
 from lora_core.errors import Problem, UserError
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
+from lora_core.io.headers import identify
 from lora_core.plan import plan_of_scan
-from lora_core.settings import RunSettings
+from lora_core.settings import NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
 
 NEEDS_PACKAGE = {
@@ -102,6 +103,20 @@ def resume(settings: RunSettings) -> Iterator[Problem]:
         yield Problem("save.resume", "train.state_missing", {"path": folder})
 
 
+def warm_start(settings: RunSettings) -> Iterator[Problem]:
+    """The file to go on from is there and is a LoRA; whether its layers fit is seen when the model is there."""
+    path = settings.network.network_weights
+    if path is None:
+        return
+    try:
+        found = identify(path)
+    except UserError as error:
+        yield Problem.of("network.network_weights", error)
+        return
+    if found.kind != "lora" or found.container != "safetensors":
+        yield Problem("network.network_weights", "preflight.weights_no_lora", {"path": path})
+
+
 def prompts(settings: RunSettings) -> Iterator[Problem]:
     try:
         parse(settings.sample.prompts)
@@ -129,6 +144,7 @@ CHECKS: tuple[Callable[[RunSettings], Iterable[Problem]], ...] = (
     model,
     output,
     resume,
+    warm_start,
     prompts,
     packages,
 )
@@ -141,11 +157,19 @@ def _first_existing(path: Path) -> Path | None:
 
 def _bytes_needed(settings: RunSettings) -> int:
     """A generous estimate: 8 MB of LoRA per 16 ranks of SD 1.5 in fp16, four times that for each training state."""
-    lora = int(9.5e6 * settings.network.rank / 16) * (2 if settings.save.save_precision == "float" else 1)
+    lora = int(_lora_size(settings.network)) * (2 if settings.save.save_precision == "float" else 1)
     saves = 1 + (settings.train.epochs // settings.save.save_every_n_epochs if settings.save.save_every_n_epochs else 0)
     saves = min(saves, settings.save.keep_last_n + 1) if settings.save.keep_last_n else saves
     states = saves if settings.save.save_state else 1
     return lora * saves + 8 * lora * states + 50 * 2**20
+
+
+def _lora_size(network: NetworkSettings) -> float:
+    """Bytes in fp16. A full matrix of LoKr has the layer's size (600 MB in all, 1.7 GB with convolutions) / factor²."""
+    if has_no_rank(network):
+        return (1.7e9 if network.convolutions else 0.6e9) / (getattr(network, "factor", None) or 16) ** 2
+    rank = network.rank + (network.rank_and_alpha(kernel=True)[0] if network.convolutions else 0)
+    return 9.5e6 * rank / 16 * (2 if network.algo == "loha" else 1)
 
 
 def _make_output_folder(settings: RunSettings) -> list[Problem]:

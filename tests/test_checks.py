@@ -34,6 +34,24 @@ BROKEN = {
     ),
     "alpha above rank": ({"network.alpha": 32}, "network.alpha", "warning", "alpha_over_rank"),
     "alpha 1": ({"network.rank": 32, "network.alpha": 1}, "network.alpha", "warning", "alpha_tiny"),
+    "convolution alpha above rank": (
+        {"network.algo": "loha", "network.conv_rank": 4},
+        "network.conv_alpha",
+        "warning",
+        "conv_alpha_over_rank",
+    ),
+    "LoCon without convolutions": (
+        {"network.algo": "locon", "network.conv_rank": None},
+        "network.conv_rank",
+        "warning",
+        "locon_without_convolutions",
+    ),
+    "rank from no file": (
+        {"network.dim_from_weights": True},
+        "network.dim_from_weights",
+        "error",
+        "dim_without_weights",
+    ),
     "adafactor with AdamW": ({"schedule.name": "adafactor"}, "schedule.name", "error", "adafactor_schedule"),
     "adafactor without own rate": (
         OWN_RATE | {"optimizer.relative_step": False},
@@ -148,6 +166,8 @@ SOUND = {
     "limits unused": {"dataset.min_bucket_reso": 1024, "dataset.max_bucket_reso": 512},
     "no buckets": UPSCALED | {"dataset.enable_bucket": False, "dataset.resolution": "128"},
     "half of the rank": {"network.alpha": 8},
+    "alpha has no part in full matrices": {"network.algo": "lokr", "network.full_matrix": True, "network.alpha": 64},
+    "rank-stabilised": {"network.rs_lora": True, "network.rank": 64, "network.alpha": 8},
     "alpha 1 with a high rate": {"network.alpha": 1, "train.learning_rate": 1e-3},
     "steps decide": {"save.save_every_n_epochs": 11, "train.max_train_steps": 10_000},
     "no prompts": {"sample.at_start": False, "sample.every_n_epochs": None},

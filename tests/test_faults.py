@@ -172,6 +172,16 @@ def _(settings, tmp):
     return settings
 
 
+@fault("the LoRA to go on from is missing", "network.network_weights", "model.missing")
+def _(settings, folder):
+    return set_values(settings, network={"network_weights": folder / "gone.safetensors"})
+
+
+@fault("the file to go on from is a model", "network.network_weights", "preflight.weights_no_lora")
+def _(settings, folder):
+    return set_values(settings, network={"network_weights": settings.model.base})
+
+
 @fault("no output folder", "save.output_dir", "preflight.no_output_folder")
 def _(settings, tmp):
     return set_values(settings, save={"output_dir": None})

@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from lora_core.i18n import LANGUAGES, Language  # noqa: E402
-from lora_core.settings.fields import SettingField, fields_of, help_text, label, section_label  # noqa: E402
+from lora_core.settings.fields import SettingField, chooser_of, fields_of, help_text, label, section_label  # noqa: E402
 
 FILES: dict[Language, Path] = {"en": PROJECT / "docs/settings.md", "ja": PROJECT / "docs/settings.ja.md"}
 WORDS = {
@@ -84,7 +84,7 @@ def _row(path: str, field: SettingField, language: Language) -> str:
 
 
 def _header(field: SettingField) -> SettingField:
-    return fields_of()[f"{field.section}.name"]
+    return fields_of()[chooser_of(field.section)]
 
 
 def _default(field: SettingField, words: dict[str, str]) -> str:

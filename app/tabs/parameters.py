@@ -13,6 +13,7 @@ def build(ui: Ui) -> None:
     _basic(ui)
     _images(ui)
     _captions(ui)
+    _start(ui)
     _against_over_fitting(ui)
     _loss_and_noise(ui)
     _memory(ui)
@@ -27,6 +28,13 @@ def _basic(ui: Ui) -> None:
             with gr.Row():
                 form.field("network.rank")
                 form.field("network.alpha")
+            with gr.Row():
+                form.field("network.conv_rank")
+                form.field("network.conv_alpha")
+            with gr.Row():
+                form.field("network.factor")
+                form.field("network.full_matrix")
+                form.field("network.decompose_both")
             ui.report(scale_html, "scale_note")
         with gr.Column(min_width=320, elem_classes="kb-section"):
             gr.Markdown(t("parameters.length"), elem_classes="kb-title")
@@ -105,6 +113,14 @@ def _captions(ui: Ui) -> None:
         with gr.Row():
             form.field("dataset.caption_prefix")
             form.field("dataset.caption_suffix")
+
+
+def _start(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.start"):
+        form.field("network.rs_lora")
+        ui.picker.field(form, "network.network_weights", Wanted("file", (".safetensors",)))
+        form.field("network.dim_from_weights")
 
 
 def _against_over_fitting(ui: Ui) -> None:

@@ -1,26 +1,54 @@
 """What every adapter has: a layer it sits on, a name in the file, and the change it makes to the layer's weight."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lora_core.adapters.keys import ALPHA, key
+from lora_core.errors import UserError
+from lora_core.settings import NetworkSettings
 
 Part = Literal["unet", "text_encoder"]
 
+ALPHA_TOLERANCE = 2**-7
+"""Files may hold alpha in bf16, which keeps 8 bits."""
+
+
+class Dropout(NamedTuple):
+    """Probabilities of leaving out values of the hidden rows, whole ranks (or outputs), or the module."""
+
+    network: float = 0.0
+    rank: float = 0.0
+    module: float = 0.0
+
+    @classmethod
+    def of(cls, settings: NetworkSettings) -> "Dropout":
+        """An algorithm without hidden rows has no network dropout."""
+        return cls(getattr(settings, "network_dropout", 0.0), settings.rank_dropout, settings.module_dropout)
+
 
 class Adapter(nn.Module, ABC):
-    """A small trainable change to one frozen layer.
+    """A small trainable change to one frozen layer, a linear one or a convolution.
 
     ``delta_weight`` is the hinge: what the forward pass adds, what merging writes into the weight and what a file
     stands for are all that one tensor. Parameters are float32; the computation takes the layer's number format.
     """
 
-    def __init__(self, name: str, layer: nn.Module, part: Part):
+    title: ClassVar[str]
+    """What people call the algorithm."""
+
+    def __init__(self, name: str, layer: nn.Module, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
         super().__init__()
+        assert getattr(layer, "groups", 1) == 1, f"{name}: no convolutions in groups"
         self.name = name
         self.part = part
+        self.rank, self.alpha, self.dropout = rank, float(alpha), dropout
+        self.is_conv = isinstance(layer, nn.Conv2d)
         self.multiplier = 1.0
         # Not a submodule: the frozen layer's weights are none of the adapter's parameters.
         object.__setattr__(self, "layer", layer)
@@ -56,13 +84,74 @@ class Adapter(nn.Module, ABC):
     def delta_weight(self) -> Tensor:
         """What the adapter adds to the layer's weight, in its shape, float32, multiplier included."""
 
+    # ---- making one ----------------------------------------------------------------------------------------------
+
+    @classmethod
     @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """The float32 tensors that a file holds, under their names in it, in the shapes it has there."""
+    def create(
+        cls, name: str, layer: nn.Module, part: Part, settings: NetworkSettings, generator: torch.Generator
+    ) -> Self:
+        """An adapter that does nothing yet, its numbers drawn from ``generator``."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(
+        cls,
+        name: str,
+        layer: nn.Module,
+        part: Part,
+        tensors: Mapping[str, Tensor],
+        dropout: Dropout = Dropout(),  # noqa: B008
+    ) -> Self:
+        """An adapter of the rank and alpha of a file. A missing alpha means alpha = rank."""
+
+    # ---- files ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """The reverse of ``tensors``. Raises UserError where shapes or alpha do not fit."""
+    def stored(self) -> dict[str, nn.Parameter]:
+        """The parameters that a file holds, under the names of their tensors in it."""
+
+    def shape_in_file(self, kind: str) -> tuple[int, ...]:
+        """The shape that a tensor of ``stored`` has in the file."""
+        return tuple(self.stored()[kind].shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The float32 tensors that a file holds, under their names in it, in the shapes it has there."""
+        stored = {kind: p.detach().view(self.shape_in_file(kind)) for kind, p in self.stored().items()}
+        return stored | {ALPHA: torch.tensor(self.alpha)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The reverse of ``tensors``. Raises UserError where they are not the same, or shapes or alpha do not fit."""
+        stored = self.stored()
+        for kind in tensors.keys() - stored.keys() - {ALPHA}:
+            raise UserError("adapter.other_algorithm", tensor=key(self.name, kind), algorithm=self.title)
+        alpha = float(tensors.get(ALPHA, self.rank))
+        if not math.isclose(alpha, self.alpha, rel_tol=ALPHA_TOLERANCE):
+            found, wanted = f"{alpha:g}", f"{self.alpha:g}"
+            raise UserError("adapter.alpha_differs", tensor=key(self.name, ALPHA), found=found, wanted=wanted)
+        for kind, parameter in stored.items():
+            if kind not in tensors:
+                raise UserError("adapter.missing_tensor", tensor=key(self.name, kind))
+            found, wanted = tuple(tensors[kind].shape), self.shape_in_file(kind)
+            if _flat(found) != _flat(wanted):
+                raise UserError("adapter.shape_differs", tensor=key(self.name, kind), found=found, wanted=wanted)
+            parameter.data.copy_(tensors[kind].reshape(parameter.shape))
+
+    # ---- what the trainer does between steps ---------------------------------------------------------------------
+
+    def factors(self) -> list[nn.Parameter]:
+        """Parameters of which the change is a product: all of them times r make it r ** n times as large."""
+        raise NotImplementedError(f"{self.title} has no weight norm to scale")
+
+    def weight_norm(self) -> Tensor:
+        """Frobenius norm of the change at multiplier 1."""
+        raise NotImplementedError(f"{self.title} has no weight norm to scale")
+
+    # ---- what the algorithms share -------------------------------------------------------------------------------
+
+    @property
+    def scale(self) -> float:
+        return self.multiplier * self.alpha / self.rank
 
     def apply_to(self, weight: Tensor) -> Tensor:
         """A weight with the adapter merged into it, in the weight's own number format."""
@@ -75,3 +164,29 @@ class Adapter(nn.Module, ABC):
     def skipped(self, probability: float) -> bool:
         """Draws whether module dropout leaves the adapter out this time. On the CPU: no wait for the device."""
         return self.training and probability > 0 and bool(torch.rand(1) < probability)
+
+    def kept_rows(self, batch: int, count: int, device: torch.device) -> Tensor:
+        """(batch, count) rank dropout's draw: False for what is left out."""
+        return torch.rand(batch, count, device=device) > self.dropout.rank
+
+    def with_kept_outputs(self, added: Tensor) -> Tensor:
+        """What is added, (B, ..., O) or (B, O, H, W), with rank dropout of whole outputs, as LyCORIS has it."""
+        if not self.training or self.dropout.rank == 0:
+            return added
+        outputs = self.layer.weight.shape[0]
+        kept = self.kept_rows(added.shape[0], outputs, added.device) / (1 - self.dropout.rank)
+        kept = kept[:, :, None, None] if self.is_conv else kept.view(-1, *[1] * (added.ndim - 2), outputs)
+        return added * kept.to(added.dtype)
+
+    def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What a weight (O', I, h, w) answers, at the steps and edges of the layer."""
+        layer = self.layer
+        if layer.padding_mode != "zeros":
+            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+            return F.conv2d(x, weight, None, layer.stride, 0, layer.dilation)
+        return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Two shapes that agree in this hold the same numbers: a 1x1 convolution is stored as a matrix by some."""
+    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)

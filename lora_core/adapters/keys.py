@@ -11,7 +11,6 @@ from torch import Tensor
 from lora_core.errors import UserError
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-LORA_TENSORS = frozenset({DOWN, UP, ALPHA})
 PREFIXES = {"text_encoder": "lora_te_", "unet": "lora_unet_"}
 
 
@@ -21,17 +20,11 @@ def key(layer: str, tensor: str) -> str:
 
 
 def by_layer(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a LoRA file, layer by layer. Raises UserError for a tensor that is not part of a plain LoRA."""
+    """The tensors of a LoRA file, layer by layer."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         layer, _, kind = name.partition(".")
-        if kind not in LORA_TENSORS:
-            raise UserError("adapter.unknown_tensor", tensor=name)
         layers.setdefault(layer, {})[kind] = tensor
-    for layer, tensors in layers.items():
-        for kind in (DOWN, UP):
-            if kind not in tensors:
-                raise UserError("adapter.missing_tensor", tensor=key(layer, kind))
     return layers
 
 

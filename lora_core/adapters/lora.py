@@ -1,21 +1,17 @@
 """LoRA (Hu et al. 2021): W + scale * up @ down, for linear layers and 1x1 convolutions."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Adapter, Part
+from lora_core.adapters.base import Adapter, Dropout, Part
 from lora_core.adapters.fused import LowRank, low_rank_linears
 from lora_core.adapters.keys import ALPHA, DOWN, UP, key
 from lora_core.errors import UserError
-from lora_core.settings import LoraSettings
-
-ALPHA_TOLERANCE = 2**-7
-"""Files may hold alpha in bf16, which keeps 8 bits."""
+from lora_core.settings import NetworkSettings
 
 
 def product(up_OR: Tensor, down_RI: Tensor, scale: float) -> Tensor:
@@ -28,49 +24,39 @@ def product_norm(up_OR: Tensor, down_RI: Tensor) -> Tensor:
     return ((up_OR.t() @ up_OR) * (down_RI @ down_RI.t())).sum().clamp(min=0).sqrt()
 
 
-class Dropout(NamedTuple):
-    """Probabilities of leaving out values of the hidden rows, whole ranks, or the module."""
-
-    network: float = 0.0
-    rank: float = 0.0
-    module: float = 0.0
-
-
 class Lora(Adapter):
     """Low-rank update of one layer. ``down`` is (rank, inputs), ``up`` (outputs, rank)."""
 
+    title = "LoRA"
+
     def __init__(self, name: str, layer: nn.Module, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
-        super().__init__(name, layer, part)
-        self.is_conv = isinstance(layer, nn.Conv2d)
-        assert not self.is_conv or _is_pointwise(layer), f"{name}: only 1x1 convolutions without stride"
-        outputs, inputs = layer.weight.shape[:2]
+        super().__init__(name, layer, part, rank, alpha, dropout)
+        assert self.accepts(layer), f"{name}: only 1x1 convolutions without stride"
         device = layer.weight.device
-        self.rank, self.alpha, self.dropout = rank, float(alpha), dropout
-        self.down = nn.Parameter(torch.zeros(rank, inputs, device=device))
-        self.up = nn.Parameter(torch.zeros(outputs, rank, device=device))
+        self.down = nn.Parameter(torch.zeros(rank, layer.weight[0].numel(), device=device))
+        self.up = nn.Parameter(torch.zeros(layer.weight.shape[0], rank, device=device))
         self.together: SharedInput | None = None
 
     @classmethod
-    def create(cls, name: str, layer: nn.Module, part: Part, settings: LoraSettings, generator: torch.Generator):
+    def accepts(cls, layer: nn.Module) -> bool:
+        return isinstance(layer, nn.Linear) or is_pointwise(layer)
+
+    @classmethod
+    def create(cls, name: str, layer: nn.Module, part: Part, settings: NetworkSettings, generator: torch.Generator):
         """An adapter that does nothing yet: Kaiming-uniform down (a = sqrt 5), zero up, as in the paper's code."""
-        dropout = Dropout(settings.network_dropout, settings.rank_dropout, settings.module_dropout)
-        adapter = cls(name, layer, part, settings.rank, settings.alpha, dropout)
-        start = torch.empty(adapter.down.shape)
-        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-        adapter.down.data.copy_(start)
+        rank, alpha = settings.rank_and_alpha(kernel=has_kernel(layer))
+        adapter = cls(name, layer, part, rank, alpha, Dropout.of(settings))
+        kaiming(adapter.down, generator)
         return adapter
 
     @classmethod
-    def from_tensors(cls, name: str, layer: nn.Module, part: Part, tensors: dict[str, Tensor]):
-        """An adapter of the rank and alpha of a file. A missing alpha means alpha = rank."""
+    def from_tensors(cls, name, layer, part, tensors: Mapping[str, Tensor], dropout: Dropout = Dropout()):  # noqa: B008
+        if DOWN not in tensors:
+            raise UserError("adapter.missing_tensor", tensor=key(name, DOWN))
         rank = tensors[DOWN].shape[0]
-        adapter = cls(name, layer, part, rank, float(tensors[ALPHA]) if ALPHA in tensors else rank)
+        adapter = cls(name, layer, part, rank, float(tensors[ALPHA]) if ALPHA in tensors else rank, dropout)
         adapter.load(tensors)
         return adapter
-
-    @property
-    def scale(self) -> float:
-        return self.multiplier * self.alpha / self.rank
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.effective() or self.skipped(self.dropout.module):
@@ -90,34 +76,28 @@ class Lora(Adapter):
     def delta_weight(self) -> Tensor:
         return product(self.up, self.down, self.scale).detach().view(self.layer.weight.shape)
 
-    def tensors(self) -> dict[str, Tensor]:
-        ones = (1, 1) if self.is_conv else ()
-        down, up = self.down.detach(), self.up.detach()
-        return {
-            DOWN: down.view(*down.shape, *ones),
-            UP: up.view(*up.shape, *ones),
-            ALPHA: torch.tensor(self.alpha),
-        }
+    def stored(self) -> dict[str, nn.Parameter]:
+        return {DOWN: self.down, UP: self.up}
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        alpha = float(tensors.get(ALPHA, self.rank))
-        if not math.isclose(alpha, self.alpha, rel_tol=ALPHA_TOLERANCE):
-            raise UserError(
-                "adapter.alpha_differs", tensor=key(self.name, ALPHA), found=f"{alpha:g}", wanted=self.alpha
-            )
-        for kind, parameter in ((DOWN, self.down), (UP, self.up)):
-            found = tensors[kind]
-            if found.shape[:2] != parameter.shape or found.numel() != parameter.numel():
-                shapes = {"found": tuple(found.shape), "wanted": tuple(self.tensors()[kind].shape)}
-                raise UserError("adapter.shape_differs", tensor=key(self.name, kind), **shapes)
-            parameter.data.copy_(found.reshape(parameter.shape))
+    def shape_in_file(self, kind: str) -> tuple[int, ...]:
+        rows, kernel = self.stored()[kind].shape[0], self.layer.weight.shape[1:]
+        return (rows, *kernel) if kind == DOWN else (rows, self.rank, *[1] * (len(kernel) - 1))
+
+    def factors(self) -> list[nn.Parameter]:
+        return [self.down, self.up]
+
+    def weight_norm(self) -> Tensor:
+        return product_norm(self.up, self.down) * (self.alpha / self.rank)
 
     def _composed(self, x: Tensor) -> Tensor:
         """The same by plain operations: for dropout, convolutions, autocast and layers that are not plain linear."""
         y = self._layer_forward(x)
         x = x.to(y.dtype)
-        hidden, boost = self._dropped(self._times(x, self.down))
+        hidden, boost = self._dropped(self._hidden(x))
         return torch.add(y, self._times(hidden, self.up).to(y.dtype), alpha=self.scale * boost)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return self._times(x, self.down)
 
     def _times(self, x: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(x.dtype)
@@ -131,7 +111,7 @@ class Lora(Adapter):
             hidden = F.dropout(hidden, self.dropout.network)
         if self.dropout.rank == 0:
             return hidden, 1.0
-        kept = torch.rand(hidden.shape[0], self.rank, device=hidden.device) > self.dropout.rank
+        kept = self.kept_rows(hidden.shape[0], self.rank, hidden.device)
         kept = kept[:, :, None, None] if self.is_conv else kept.view(-1, *[1] * (hidden.ndim - 2), self.rank)
         return hidden * kept, 1 / (1 - self.dropout.rank)
 
@@ -170,7 +150,24 @@ def _state(x: Tensor) -> tuple[object, ...]:
     return torch.is_grad_enabled(), None if x.is_inference() else x._version
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
+def is_pointwise(layer: nn.Module) -> bool:
+    """Whether a layer is a 1x1 convolution that treats every pixel by itself."""
     return (
-        conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1 and conv.padding in ((0, 0), "same")
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride == (1, 1)
+        and layer.groups == 1
+        and layer.padding in ((0, 0), "same")
     )
+
+
+def has_kernel(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution larger than 1x1, which has a rank and alpha of its own."""
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+
+
+def kaiming(parameter: nn.Parameter, generator: torch.Generator) -> None:
+    """Kaiming-uniform with a = sqrt 5: between -1 / sqrt(columns) and 1 / sqrt(columns). Drawn on the CPU."""
+    start = torch.empty(parameter.shape)
+    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+    parameter.data.copy_(start)

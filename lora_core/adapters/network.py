@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Adapter, Part
+from lora_core.adapters.base import Adapter, Dropout, Part
+from lora_core.adapters.dora import MAGNITUDE, Dora
 from lora_core.adapters.keys import by_layer, check_same_layers, key
-from lora_core.adapters.lora import Lora, SharedInput, product_norm
+from lora_core.adapters.locon import Locon
+from lora_core.adapters.loha import Loha
+from lora_core.adapters.lokr import Lokr
+from lora_core.adapters.lora import Lora, SharedInput
 from lora_core.errors import UserError
-from lora_core.settings import LoraSettings
+from lora_core.settings import NetworkSettings
 
 if TYPE_CHECKING:
     from lora_core.families.base import Target
 
-ALGORITHMS: dict[str, type[Lora]] = {"lora": Lora}
+ALGORITHMS: dict[str, type[Adapter]] = {"lora": Lora, "locon": Locon, "loha": Loha, "lokr": Lokr, "dora": Dora}
 
 SHARED_INPUTS = (
     ("attn1_to_q", "attn1_to_k", "attn1_to_v"),
@@ -29,21 +33,47 @@ SHARED_INPUTS = (
 class AdapterNetwork(nn.Module):
     """The adapters by name, in the order of the targets."""
 
-    def __init__(self, adapters: Iterable[Lora]):
+    def __init__(self, adapters: Iterable[Adapter]):
         super().__init__()
-        self.adapters: Mapping[str, Lora] = nn.ModuleDict({adapter.name: adapter for adapter in adapters})
+        self.adapters: Mapping[str, Adapter] = nn.ModuleDict({adapter.name: adapter for adapter in adapters})
         self._groups = share_inputs(self.adapters)
 
     @classmethod
-    def create(cls, targets: Sequence["Target"], settings: LoraSettings, seed: int) -> "AdapterNetwork":
+    def create(cls, targets: Sequence["Target"], settings: NetworkSettings, seed: int) -> "AdapterNetwork":
         """New adapters that change nothing yet. Each starts from a seed of its own, made of ``seed`` and its name."""
         assert targets, "no layer to put an adapter on"
         algorithm = ALGORITHMS[settings.algo]
         return cls(algorithm.create(t.name, t.module, t.part, settings, _generator(seed, t.name)) for t in targets)
 
     @classmethod
+    def continued(
+        cls, targets: Sequence["Target"], settings: NetworkSettings, seed: int, state: Mapping[str, Tensor]
+    ) -> "AdapterNetwork":
+        """As ``create``, but layers that a file has go on from its numbers, with its ranks if so set.
+
+        Raises UserError for a file of another algorithm or with layers that are not trained, and, unless its ranks are
+        taken, for another rank or alpha.
+        """
+        layers, names = by_layer(state), {target.name for target in targets}
+        if not layers:
+            raise UserError("adapter.empty")
+        if extra := sorted(layers.keys() - names):
+            raise UserError("adapter.not_trained_layer", layer=extra[0], count=len(extra))
+        network = cls.create(targets, settings, seed)
+        algorithm = ALGORITHMS[settings.algo]
+        if not settings.dim_from_weights:
+            for name, tensors in layers.items():
+                network.adapters[name].load(tensors)
+            return network
+        dropout = Dropout.of(settings)
+        return cls(
+            algorithm.from_tensors(a.name, a.layer, a.part, layers[a.name], dropout) if a.name in layers else a
+            for a in network
+        )
+
+    @classmethod
     def from_kohya(cls, targets: Sequence["Target"], state: Mapping[str, Tensor]) -> "AdapterNetwork":
-        """Adapters on the layers that a file names, with its ranks and alphas.
+        """Adapters on the layers that a file names, with its algorithm, ranks and alphas.
 
         Raises UserError for a layer the model does not have, or an empty file.
         """
@@ -52,7 +82,8 @@ class AdapterNetwork(nn.Module):
             raise UserError("adapter.empty")
         check_same_layers(layers, layers.keys() & by_name.keys())
         chosen = [target for target in targets if target.name in layers]
-        return cls(Lora.from_tensors(t.name, t.module, t.part, layers[t.name]) for t in chosen)
+        found = ((t, layers[t.name]) for t in chosen)
+        return cls(algorithm_of(own).from_tensors(t.name, t.module, t.part, own) for t, own in found)
 
     # ---- on and off --------------------------------------------------------------------------------------------
 
@@ -123,20 +154,35 @@ class AdapterNetwork(nn.Module):
 
     @torch.no_grad()
     def scale_weight_norms(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Shrinks every update whose Frobenius norm exceeds ``limit`` to it, both matrices alike.
+        """Shrinks every update whose Frobenius norm exceeds ``limit`` to it, all its matrices alike.
 
         Returns how many were shrunk and the mean norm afterwards, as tensors on the device: reading them would wait.
         """
-        norms_M = torch.stack([product_norm(a.up, a.down) * (a.alpha / a.rank) for a in self])
-        ratios_M = (limit / norms_M.clamp(min=limit)).sqrt()
-        ratios = ratios_M.unbind()
-        torch._foreach_mul_([a.down for a in self], list(ratios))
-        torch._foreach_mul_([a.up for a in self], list(ratios))
+        norms_M = torch.stack([adapter.weight_norm() for adapter in self])
+        ratios_M = limit / norms_M.clamp(min=limit)
+        factors = [adapter.factors() for adapter in self]
+        roots = {count: (ratios_M ** (1 / count)).unbind() for count in {len(own) for own in factors}}
+        matrices, ratios = [], []
+        for number, own in enumerate(factors):
+            matrices += own
+            ratios += [roots[len(own)][number]] * len(own)
+        torch._foreach_mul_(matrices, ratios)
         return (norms_M > limit).sum(), norms_M.clamp(max=limit).mean()
 
 
-def share_inputs(adapters: Mapping[str, Lora]) -> list[SharedInput]:
-    """Joins the adapters whose layers are called with the same input."""
+def algorithm_of(tensors: Mapping[str, Tensor]) -> type[Adapter]:
+    """The algorithm that wrote a layer's tensors; LoCon's way of LoRA, which takes every layer, where no other did."""
+    if MAGNITUDE in tensors:
+        return Dora
+    for beginning, algorithm in (("hada_", Loha), ("lokr_", Lokr)):
+        if any(kind.startswith(beginning) for kind in tensors):
+            return algorithm
+    return Locon
+
+
+def share_inputs(adapters: Mapping[str, Adapter]) -> list[SharedInput]:
+    """Joins the adapters whose layers are called with the same input, where the algorithm computes them together."""
+    adapters = {name: a for name, a in adapters.items() if isinstance(a, Lora) and not isinstance(a, Dora)}
     groups = []
     for first, *others in SHARED_INPUTS:
         for name in [n for n in adapters if n.endswith(first)]:

@@ -37,7 +37,7 @@ class Experiment:
         """The source model of the settings, in float32 on the processor, with the LoRA attached."""
         family = FAMILIES[settings.model.family]
         components = family.load(settings.model, dtype=torch.float32, device=torch.device("cpu"))
-        targets = family.adapter_targets(components, text_encoder=True)
+        targets = family.adapter_targets(components, text_encoder=True, convolutions=True)
         network = AdapterNetwork.from_kohya(targets, read_tensors(lora))
         network.eval()
         return cls(settings, family, components, network)

@@ -152,6 +152,11 @@ class ModelFamily(Protocol):
         """The noise the model was trained with."""
         ...
 
-    def adapter_targets(self, components: Components, *, text_encoder: bool) -> list[Target]:
-        """Layers for adapters: those of the text encoder first, then of the denoiser, in module order."""
+    def adapter_targets(
+        self, components: Components, *, text_encoder: bool, convolutions: bool = False
+    ) -> list[Target]:
+        """Layers for adapters: those of the text encoder first, then of the denoiser, in module order.
+
+        With ``convolutions`` also the convolutions and linear layers of the denoiser's blocks outside attention.
+        """
         ...

@@ -16,6 +16,7 @@ from lora_core.noise import Ddpm
 from lora_core.settings import ModelSettings
 
 UNET_BLOCKS = frozenset({"Transformer2DModel"})
+UNET_CONV_BLOCKS = frozenset({"ResnetBlock2D", "Downsample2D", "Upsample2D"})
 TEXT_BLOCKS = frozenset({"CLIPAttention", "CLIPSdpaAttention", "CLIPMLP"})
 
 
@@ -97,9 +98,14 @@ class StableDiffusion1:
     def noise_process(self, components: Components) -> Ddpm:
         return Ddpm(prediction_type=components.prediction_type, **components.schedule)
 
-    def adapter_targets(self, components: Components, *, text_encoder: bool) -> list[Target]:
+    def adapter_targets(
+        self, components: Components, *, text_encoder: bool, convolutions: bool = False
+    ) -> list[Target]:
         targets = _text_targets(components.text_encoder) if text_encoder else []
-        for path, module in projections(components.denoiser, UNET_BLOCKS):
+        found = projections(components.denoiser, UNET_BLOCKS)
+        if convolutions:
+            found = projections(components.denoiser, {*UNET_BLOCKS, *UNET_CONV_BLOCKS}, convolutions=True)
+        for path, module in found:
             targets.append(Target(f"lora_unet_{path.replace('.', '_')}", module, "unet"))
         return targets
 
@@ -112,13 +118,16 @@ def _text_targets(text_encoder: nn.Module) -> list[Target]:
     ]
 
 
-def projections(network: nn.Module, blocks: Collection[str]) -> list[tuple[str, nn.Module]]:
-    """Path and module of every linear layer and 1x1 convolution inside blocks of the named classes."""
+def projections(
+    network: nn.Module, blocks: Collection[str], *, convolutions: bool = False
+) -> list[tuple[str, nn.Module]]:
+    """Path and module of every linear layer and 1x1 convolution, or any one, inside blocks of the named classes."""
     inside = tuple(f"{path}." for path, module in network.named_modules() if type(module).__name__ in blocks)
+    wanted = (nn.Linear, nn.Conv2d) if convolutions else nn.Linear
     return [
         (path, module)
         for path, module in network.named_modules()
-        if path.startswith(inside) and (isinstance(module, nn.Linear) or _is_pointwise(module))
+        if path.startswith(inside) and (isinstance(module, wanted) or _is_pointwise(module))
     ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_core.errors import UserError
 from lora_core.io.headers import read_header
-from lora_core.settings import LoraSettings, OptimizerSettings, RunSettings, sides
+from lora_core.settings import LokrSettings, NetworkSettings, OptimizerSettings, RunSettings, sides
 
 if TYPE_CHECKING:
     from lora_core.families.base import ModelSource
@@ -102,20 +102,43 @@ def session_id(started_at: float, seed: int) -> int:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def _network(network: LoraSettings) -> dict[str, Any]:
-    dropouts = {
-        "dropout": network.network_dropout,
-        "rank_dropout": network.rank_dropout,
-        "module_dropout": network.module_dropout,
-    }
+def _network(network: NetworkSettings) -> dict[str, Any]:
+    """As sd-scripts writes it for its own networks and for those of LyCORIS. alpha is the one in the file."""
+    dropout = getattr(network, "network_dropout", 0.0)
+    rank, alpha = network.rank_and_alpha(kernel=False)
+    args = _lycoris_args(network) if network.algo in _LYCORIS else {}
+    if network.convolutions:
+        args["conv_dim"], args["conv_alpha"] = network.rank_and_alpha(kernel=True)
+    args |= {"dropout": dropout, "rank_dropout": network.rank_dropout, "module_dropout": network.module_dropout}
     return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": network.rank,
-        "ss_network_alpha": network.alpha,
-        "ss_network_dropout": network.network_dropout or None,
-        "ss_network_args": json.dumps({name: str(value) for name, value in dropouts.items() if value}),
-        "ss_scale_weight_norms": network.scale_weight_norms,
+        "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else "networks.lora",
+        "ss_network_dim": "Dynamic" if network.dim_from_weights else rank,
+        "ss_network_alpha": "Dynamic" if network.dim_from_weights else alpha,
+        "ss_network_dropout": dropout or None,
+        "ss_network_args": json.dumps({name: str(value) for name, value in args.items() if value}),
+        "ss_scale_weight_norms": getattr(network, "scale_weight_norms", None),
     }
+
+
+_LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}
+"""What LyCORIS calls the algorithms that sd-scripts' own networks do not have."""
+
+
+def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "algo": _LYCORIS[network.algo],
+        "preset": "full" if network.convolutions else "attn-mlp",
+        "dora_wd": network.algo == "dora",
+    }
+    if network.algo == "dora":
+        args["wd_on_output"] = "False"  # LyCORIS' default is the other side
+    if isinstance(network, LokrSettings):
+        args |= {
+            "factor": network.factor or -1,
+            "full_matrix": network.full_matrix,
+            "decompose_both": network.decompose_both,
+        }
+    return args
 
 
 def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:

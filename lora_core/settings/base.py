@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lora_core.errors import UserError
 
@@ -14,6 +14,11 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys are errors, docstrings of fields are their help."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+
+def setting(default: Any, title: str, kohya: str | None = None, **limits: Any) -> Any:
+    """A field with its English label and the name Kohya's GUI has for it."""
+    return Field(default, title=title, json_schema_extra={"kohya": kohya} if kohya else None, **limits)
 
 
 def clean_path(value: Any) -> Any:

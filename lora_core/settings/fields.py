@@ -86,6 +86,12 @@ def unions_of(model: type[BaseModel] = RunSettings) -> dict[str, dict[str, type[
     }
 
 
+@cache
+def chooser_of(section: str) -> str:
+    """The path of the setting that chooses the variant of a union: optimizer.name, network.algo."""
+    return f"{section}.{RunSettings.model_fields[section].discriminator}"
+
+
 def values_of(settings: BaseModel) -> dict[str, Any]:
     """The value of every setting that these settings have, by dotted path."""
     return dict(_leaves(settings))

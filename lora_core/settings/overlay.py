@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lora_core.errors import Problem, UserError
-from lora_core.settings.fields import fields_of, unions_of, values_of
+from lora_core.settings.fields import chooser_of, fields_of, unions_of, values_of
 from lora_core.settings.problems import SettingsError, problems_from, unknown
 from lora_core.settings.run import RunSettings
 
@@ -34,7 +34,7 @@ def with_values(settings: RunSettings, changes: Mapping[str, Any], source: str =
         raise SettingsError(source, [unknown(path) for path in missing])
     values = values_of(settings)
     for section in unions_of():
-        name = f"{section}.name"
+        name = chooser_of(section)
         if changes.get(name, values[name]) != values[name]:
             values = _without_variant(values, section, str(changes[name]))
     return settings_from(nest(values | dict(changes)), source)
@@ -77,7 +77,8 @@ def _complete(tree: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(values, Mapping):
             done[section] = {name: _as_field(f"{section}.{name}", value) for name, value in values.items()}
             if section in unions_of():
-                done[section].setdefault("name", defaults[f"{section}.name"])
+                name = chooser_of(section)
+                done[section].setdefault(name.rpartition(".")[2], defaults[name])
     return done
 
 
@@ -94,7 +95,7 @@ def _as_field(path: str, value: Any) -> Any:
 
 def _without_variant(values: dict[str, Any], section: str, new: str) -> dict[str, Any]:
     """Values without those that belong to the old variant of a section or were left at its default."""
-    old = values[f"{section}.name"]
+    old = values[chooser_of(section)]
     fields = fields_of()
 
     def stays(path: str) -> bool:

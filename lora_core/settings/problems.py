@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from lora_core.errors import Problem, UserError
 from lora_core.i18n import Language, text
-from lora_core.settings.fields import fields_of, label, unions_of
+from lora_core.settings.fields import chooser_of, fields_of, label, unions_of
 
 # pydantic's error type -> our sentence. The limits of the type are passed to the sentence as {limit}.
 _SENTENCES = {
@@ -74,7 +74,7 @@ def nearest(path: str) -> str | None:
 def unknown(path: str) -> Problem:
     """The problem of a setting that does not exist, naming the nearest one that does."""
     if path in unions_of():
-        return Problem(path, "settings.unknown_near", {"near": f"{path}.name"})
+        return Problem(path, "settings.unknown_near", {"near": chooser_of(path)})
     sections = {field.section for field in fields_of().values()}
     if "." not in path and (close := difflib.get_close_matches(path, sections, n=1)):
         return Problem(path, "settings.unknown_near", {"near": f"[{close[0]}]"})
@@ -95,8 +95,7 @@ def _problem(details: ErrorDetails) -> Problem:
     if details["type"] in ("literal_error", "union_tag_invalid"):
         return _wrong_choice(path, _short(context.get("tag", details["input"])))
     if details["type"] == "union_tag_not_found":
-        section = str(details["loc"][0])
-        return Problem(f"{section}.name", "settings.not_a_section", {"given": given})
+        return Problem(chooser_of(str(details["loc"][0])), "settings.not_a_section", {"given": given})
     if details["type"] in _SENTENCES:
         key, limit = _SENTENCES[details["type"]]
         return Problem(path, key, {"given": given} | ({"limit": _number(context[limit])} if limit else {}))
@@ -110,7 +109,7 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
     if variants and len(parts) > 1 and parts[1] in variants:
         del parts[1]
     if parts[0] in unions_of() and len(parts) == 1:
-        parts.append("name")
+        return chooser_of(parts[0])
     return ".".join(parts)
 
 

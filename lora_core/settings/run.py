@@ -7,16 +7,12 @@ locales/ja/fields.toml under the same dotted path. ``kohya`` names the option of
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 
-from lora_core.settings.base import FileName, Resolution, Settings, SourceModel, UserPath
+from lora_core.settings.base import FileName, Resolution, Settings, SourceModel, UserPath, setting
+from lora_core.settings.network import LoraSettings, NetworkSettings
 from lora_core.settings.optimizer import AdamW8bit, OptimizerSettings
 from lora_core.settings.schedule import Cosine, ScheduleSettings
-
-
-def setting(default: Any, title: str, kohya: str | None = None, **limits: Any) -> Any:
-    """A field with its English label and the name Kohya's GUI has for it."""
-    return Field(default, title=title, json_schema_extra={"kohya": kohya} if kohya else None, **limits)
 
 
 class ModelSettings(Settings):
@@ -79,23 +75,6 @@ class DatasetSettings(Settings):
     """Where cached latents are kept on disk. Empty: a folder .kumakobo beside the images."""
     skip_bad_images: bool = setting(False, "Skip broken images")
     """Trains without the images that can't be read, after naming them. Off: the run does not start."""
-
-
-class LoraSettings(Settings):
-    algo: Literal["lora"] = setting("lora", "LoRA type", "LoRA_type")
-    """What is trained. LoRA: the attention layers of the U-Net and the text encoder."""
-    rank: int = setting(16, "Network rank (dimension)", "network_dim", ge=1, le=1024)
-    """Size of the LoRA. Larger can learn more detail, over-fits sooner and makes a larger file: 8 to 32 for a character."""
-    alpha: float = setting(16.0, "Network alpha", "network_alpha", gt=0, le=4096)
-    """The LoRA's effect is multiplied by alpha / rank. Half of the rank or equal to it is usual; alpha 1 needs a much higher learning rate."""
-    network_dropout: float = setting(0.0, "Network dropout", "network_dropout", ge=0, lt=1)
-    """Share of values inside the LoRA set to 0 at each step, against over-fitting. 0.1 is a start."""
-    rank_dropout: float = setting(0.0, "Rank dropout", "rank_dropout", ge=0, lt=1)
-    """Share of ranks left out at each step, against over-fitting."""
-    module_dropout: float = setting(0.0, "Module dropout", "module_dropout", ge=0, lt=1)
-    """Chance that a whole module is left out at a step, against over-fitting."""
-    scale_weight_norms: float | None = setting(None, "Scale weight norms", "scale_weight_norms", gt=0, le=100)
-    """Largest norm a module may reach; larger ones are scaled down after each step. 1 is usual. Empty: no limit."""
 
 
 class TrainSettings(Settings):
@@ -197,9 +176,16 @@ class RunSettings(Settings):
     version: Literal[1] = 1
     model: ModelSettings = ModelSettings()
     dataset: DatasetSettings = DatasetSettings()
-    network: LoraSettings = LoraSettings()
+    network: NetworkSettings = LoraSettings()
     optimizer: OptimizerSettings = AdamW8bit()
     schedule: ScheduleSettings = Cosine()
     train: TrainSettings = TrainSettings()
     save: SaveSettings = SaveSettings()
     sample: SampleSettings = SampleSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_unless_said(cls, tree: Any) -> Any:
+        """A network without a type is a LoRA."""
+        network = tree.get("network") if isinstance(tree, dict) else None
+        return tree | {"network": {"algo": "lora"} | network} if isinstance(network, dict) else tree

@@ -14,6 +14,7 @@ from lora_core.data.dataset import Batch, TrainingData
 from lora_core.errors import Problem
 from lora_core.families import FAMILIES
 from lora_core.families.base import Components, ModelFamily
+from lora_core.io.safetensors import read_tensors
 from lora_core.noise import Ddpm
 from lora_core.plan import Plan
 from lora_core.settings import RunSettings
@@ -92,8 +93,13 @@ class Feed:
 
 def build_network(settings: RunSettings, family: ModelFamily, components: Components, seed: int) -> AdapterNetwork:
     """The adapters of the settings, attached to the model, in training mode."""
-    targets = family.adapter_targets(components, text_encoder=settings.train.train_text_encoder)
-    network = AdapterNetwork.create(targets, settings.network, seed=derive(seed, "adapter"))
+    text_encoder, convolutions = settings.train.train_text_encoder, settings.network.convolutions
+    targets = family.adapter_targets(components, text_encoder=text_encoder, convolutions=convolutions)
+    own_seed, weights = derive(seed, "adapter"), settings.network.network_weights
+    if weights is None:
+        network = AdapterNetwork.create(targets, settings.network, own_seed)
+    else:
+        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights))
     network.to(components.device)
     network.attach()
     network.train()
@@ -163,8 +169,9 @@ def train_step(session: Session, step: int) -> Tensor:
         session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
     session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
-    if session.settings.network.scale_weight_norms is not None:
-        session.network.scale_weight_norms(session.settings.network.scale_weight_norms)
+    # DoRA has no such setting: its lengths are trained.
+    if (limit := getattr(session.settings.network, "scale_weight_norms", None)) is not None:
+        session.network.scale_weight_norms(limit)
     return total
 
 

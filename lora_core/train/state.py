@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_core.errors import UserError
 from lora_core.settings import RunSettings
+from lora_core.settings.fields import fields_of
 
 VERSION = 1
 SHAPES_THE_PAST = (
@@ -27,6 +28,13 @@ SHAPES_THE_PAST = (
     "network.algo",
     "network.rank",
     "network.alpha",
+    "network.rs_lora",
+    "network.conv_rank",
+    "network.conv_alpha",
+    "network.factor",
+    "network.full_matrix",
+    "network.decompose_both",
+    "network.dim_from_weights",
     "optimizer.name",
     "train.train_batch_size",
     "train.gradient_accumulation_steps",
@@ -84,10 +92,12 @@ def read_position(folder: Path) -> Position:
 
 def check_fits(position: Position, settings: RunSettings, dataset_fingerprint: str, folder: Path) -> None:
     """Raises UserError naming what differs between the run that was saved and the one to go on with."""
-    now = flat(settings)
-    changed = [path for path in SHAPES_THE_PAST if position.settings.get(path) != now.get(path)]
+    # What a state of an older version does not say was at its default.
+    defaults = {path: fields_of()[path].default for path in SHAPES_THE_PAST}
+    then, now = defaults | position.settings, defaults | flat(settings)
+    changed = [path for path in SHAPES_THE_PAST if then[path] != now[path]]
     if changed:
-        listed = ", ".join(f"{p} ({position.settings.get(p)} → {now.get(p)})" for p in changed)
+        listed = ", ".join(f"{p} ({then[p]} → {now[p]})" for p in changed)
         raise UserError("train.state_settings_differ", path=folder, changed=listed)
     if position.dataset_fingerprint != dataset_fingerprint:
         raise UserError("train.state_dataset_differs", path=folder)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lora_core.adapters import ALGORITHMS
 from lora_core.checks import effective_scale
 from lora_core.events import Warned, warned
 from lora_core.i18n import Language, text
@@ -23,6 +24,7 @@ def lines(session: "Session", language: Language) -> list[str]:
         text(
             "train.summary.network" if counts["text_encoder"] else "train.summary.network_unet_only",
             language,
+            algorithm=ALGORITHMS[settings.network.algo].title,
             unet=counts["unet"],
             text_encoder=counts["text_encoder"],
             parameters=network.count_parameters() / 1e6,

@@ -202,7 +202,7 @@ def test_files_that_do_not_fit_are_named(tiny):
         "lacks a layer": without(state, first),
         "does not have: lora_unet_other": state
         | {f"lora_unet_other.{k}": torch.zeros(4, 4) for k in ("lora_down.weight", "lora_up.weight")},
-        "not part of a plain LoRA": state | {f"{first}.hada_w1_a": torch.zeros(1)},
+        "not part of a plain LoRA layer": state | {f"{first}.hada_w1_a": torch.zeros(1)},
         "incomplete": without(state, f"{first}.lora_up"),
         "has the shape": make_network(tiny.targets, rank=8).state_dict_kohya(),
         "network alpha": make_network(tiny.targets, alpha=1.0).state_dict_kohya(),

@@ -15,7 +15,16 @@ from app.page import Context
 from app.ui import build
 from lora_core.i18n import LANGUAGES
 from lora_core.settings import RunSettings
-from lora_core.settings.fields import SettingField, choice_label, fields_of, help_text, label, unions_of, values_of
+from lora_core.settings.fields import (
+    SettingField,
+    choice_label,
+    chooser_of,
+    fields_of,
+    help_text,
+    label,
+    unions_of,
+    values_of,
+)
 from lora_core.settings.presets import apply_preset, list_presets
 from lora_core.settings.problems import SettingsError
 
@@ -77,15 +86,16 @@ def test_presets_round_trip(preset):
 
 @pytest.mark.parametrize(("section", "variant"), VARIANTS)
 def test_a_variant_shows_its_own_fields_and_reads_them(section, variant):
-    values = shown(RunSettings()) | {f"{section}.name": variant}
+    values = shown(RunSettings()) | {chooser_of(section): variant}
     values |= choose_variant(values, section)
     model = unions_of()[section][variant]
     visible = {path for path, field in FIELDS.items() if field.section == section and belongs(field, values)}
     assert visible == {f"{section}.{name}" for name in model.model_fields}
     legal = read_legal(values)
-    assert getattr(legal, section).name == variant
-    assert {k: v for k, v in values_of(legal).items() if FIELDS[k].section == section and k != f"{section}.name"} == {
-        f"{section}.{name}": info.default for name, info in model.model_fields.items() if name != "name"
+    chooser = chooser_of(section)
+    assert values_of(legal)[chooser] == variant
+    assert {k: v for k, v in values_of(legal).items() if FIELDS[k].section == section and k != chooser} == {
+        f"{section}.{name}": info.default for name, info in model.model_fields.items() if f"{section}.{name}" != chooser
     }
 
 
@@ -104,14 +114,16 @@ def test_write_shows_only_the_fields_of_the_chosen_variant():
     by_path = {path: updates[component] for path, component in form.components.items()}
     assert by_path["optimizer.d_coef"]["visible"] is True
     assert by_path["optimizer.relative_step"]["visible"] is False
-    assert "visible" not in by_path["network.rank"]
+    assert by_path["network.conv_rank"]["visible"] is False
+    assert "visible" not in by_path["train.epochs"]
 
 
 @pytest.mark.parametrize("path", [path for path, field in FIELDS.items() if field.optional])
 def test_an_empty_box_is_not_set(path):
     empty = None if FIELDS[path].kind in ("integer", "number") else ""
-    values = shown(RunSettings()) | {path: empty}
-    assert values_of(read(values))[path] is None
+    variants = FIELDS[path].variants
+    chosen = {chooser_of(FIELDS[path].section): variants[0]} if variants else {}
+    assert values_of(read(shown(RunSettings()) | chosen | {path: empty}))[path] is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +133,7 @@ def test_an_emptied_number_is_a_problem_at_its_field(path):
     values = shown(RunSettings()) | {path: None}
     for section, variants in unions_of().items():
         if FIELDS[path].section == section:
-            values |= {f"{section}.name": next(name for name in variants if name in FIELDS[path].variants)}
+            values |= {chooser_of(section): next(name for name in variants if name in FIELDS[path].variants)}
     with pytest.raises(SettingsError) as error:
         read(values)
     assert [problem.path for problem in error.value.problems] == [path]

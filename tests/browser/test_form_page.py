@@ -97,6 +97,19 @@ def test_an_optimizer_shows_its_own_fields_and_a_fix_sets_the_rate(form):
     assert float(box(page, "train.learning_rate").input_value()) == 1
 
 
+def test_an_algorithm_shows_its_own_fields(form):
+    page = form()
+    open_tab(page, "parameters")
+    assert page.locator("#f-network-factor").count() == 0
+    assert page.locator("#f-network-conv_rank").count() == 0
+    choose(page, "network.algo", "LoKr (Kronecker product)")
+    page.wait_for_selector("#f-network-factor")
+    page.wait_for_selector("#f-network-conv_rank")
+    choose(page, "network.algo", "LoCon (with convolutions)")
+    page.wait_for_selector("#f-network-factor", state="detached")
+    page.wait_for_function("document.querySelector('#f-network-conv_rank input').value === '8'")
+
+
 def test_what_is_on_the_page_survives_a_reload(form):
     page = form()
     open_tab(page, "folders")

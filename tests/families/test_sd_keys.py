@@ -72,6 +72,14 @@ def test_adapter_targets_of_sd15_have_the_names_other_programs_expect(networks):
     assert shapes == MODULES["text_encoder"] | MODULES["unet"]
 
 
+def test_with_convolutions_there_are_as_many_targets_as_in_sd_scripts(networks):
+    """Its log says "create LoRA for U-Net: 278 modules" when conv_dim is given."""
+    components = Components(*networks, None, 8, "epsilon", ModelSource("x", Path("x")))
+    targets = StableDiffusion1().adapter_targets(components, text_encoder=True, convolutions=True)
+    assert [t.part for t in targets] == ["text_encoder"] * 72 + ["unet"] * 278
+    assert {target.name for target in targets} > MODULES["text_encoder"].keys() | MODULES["unet"].keys()
+
+
 def test_unet_only_gives_no_targets_in_the_text_encoder(networks):
     components = Components(*networks, None, 8, "epsilon", ModelSource("x", Path("x")))
     assert {t.part for t in StableDiffusion1().adapter_targets(components, text_encoder=False)} == {"unet"}

@@ -32,6 +32,50 @@ SETTINGS = RunSettings.model_validate(
 )
 
 
+NETWORKS = {
+    "locon": (
+        {"algo": "locon", "rank": 4, "conv_rank": 2, "conv_alpha": 1, "network_dropout": 0.1},
+        "networks.lora",
+        {"conv_dim": "2", "conv_alpha": "1.0", "dropout": "0.1"},
+    ),
+    "loha": (
+        {"algo": "loha", "rank": 4, "rank_dropout": 0.1},
+        "lycoris.kohya",
+        {"algo": "loha", "preset": "attn-mlp", "rank_dropout": "0.1"},
+    ),
+    "lokr": (
+        {"algo": "lokr", "rank": 4, "conv_rank": 2, "full_matrix": True},
+        "lycoris.kohya",
+        {
+            "algo": "lokr",
+            "preset": "full",
+            "factor": "-1",
+            "full_matrix": "True",
+            "conv_dim": "2",
+            "conv_alpha": "8.0",
+        },
+    ),
+    "dora": (
+        {"algo": "dora", "rank": 4},
+        "lycoris.kohya",
+        {"algo": "locon", "preset": "attn-mlp", "dora_wd": "True", "wd_on_output": "False"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_algorithms_are_named_as_sd_scripts_and_lycoris_name_them(name):
+    network, module, args = NETWORKS[name]
+    found = metadata(SETTINGS.model_copy(update={"network": RunSettings(network=network).network}))
+    assert found["ss_network_module"] == module
+    assert json.loads(found["ss_network_args"]) == args
+
+
+def test_the_alpha_of_rs_lora_is_the_one_in_the_file():
+    network = RunSettings(network={"rank": 16, "alpha": 8, "rs_lora": True}).network
+    assert metadata(SETTINGS.model_copy(update={"network": network}))["ss_network_alpha"] == "32.0"
+
+
 @pytest.fixture
 def tiny():
     return make_tiny()

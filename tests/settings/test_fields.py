@@ -9,6 +9,7 @@ from lora_core.i18n import LANGUAGES, catalogue
 from lora_core.settings import RunSettings
 from lora_core.settings.fields import (
     choice_label,
+    chooser_of,
     fields_of,
     help_text,
     label,
@@ -45,7 +46,7 @@ def test_a_field_knows_the_default_of_the_model(path):
 
 @pytest.mark.parametrize(("section", "variant"), [(s, v) for s, variants in UNIONS.items() for v in variants])
 def test_a_variant_has_exactly_the_fields_that_name_it(section, variant):
-    settings = settings_from({section: {"name": variant}}, "")
+    settings = settings_from(nest({chooser_of(section): variant}), "")
     having = {path: f for path, f in FIELDS.items() if f.section == section and variant in f.variants}
     values = {path: value for path, value in values_of(settings).items() if path.startswith(f"{section}.")}
     assert values.keys() == having.keys()
@@ -98,7 +99,7 @@ def test_japanese_texts_are_of_settings_that_exist():
 
 def test_english_texts_of_settings_stand_in_the_code_only():
     stray = {key for key in catalogue("en") if key.removesuffix(".label").removesuffix(".help") in FIELDS}
-    assert stray == {f"{section}.name.help" for section in UNIONS}
+    assert stray == {f"{chooser_of(section)}.help" for section in UNIONS}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -138,7 +139,7 @@ def _sections() -> set[str]:
 
 def _set(path: str, value: object) -> RunSettings:
     field = FIELDS[path]
-    variant = {f"{field.section}.name": field.variants[0]} if field.variants else {}
+    variant = {chooser_of(field.section): field.variants[0]} if field.variants else {}
     return settings_from(nest(variant | {path: value}), "test")
 
 

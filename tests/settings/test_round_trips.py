@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lora_core.checks import combination_problems
 from lora_core.i18n import LANGUAGES
 from lora_core.settings import RunSettings
-from lora_core.settings.fields import SettingField, fields_of, unions_of, values_of
+from lora_core.settings.fields import SettingField, chooser_of, fields_of, unions_of, values_of
 from lora_core.settings.files import load_settings, save_settings
 from lora_core.settings.overlay import apply_fix, apply_overrides, nest, settings_from, with_values
 from lora_core.settings.presets import apply_preset, list_presets
@@ -54,7 +54,7 @@ def values_for(field: SettingField) -> st.SearchStrategy[Any]:
 def any_values(draw: st.DrawFn) -> dict[str, Any]:
     """Legal changes to the default settings, by dotted path."""
     chosen = {section: draw(st.sampled_from(list(variants))) for section, variants in unions_of().items()}
-    values: dict[str, Any] = {f"{section}.name": variant for section, variant in chosen.items()}
+    values: dict[str, Any] = {chooser_of(section): variant for section, variant in chosen.items()}
     for path in draw(st.sets(st.sampled_from(list(fields_of())), max_size=12)):
         field = fields_of()[path]
         if not field.is_discriminator and (not field.variants or chosen[field.section] in field.variants):
@@ -123,4 +123,4 @@ def _typed(path: str, value: Any) -> Any:
 
 def _with_variant(path: str) -> dict[str, Any]:
     field = fields_of()[path]
-    return {f"{field.section}.name": field.variants[-1]} if field.variants and not field.is_discriminator else {}
+    return {chooser_of(field.section): field.variants[-1]} if field.variants and not field.is_discriminator else {}

@@ -190,6 +190,56 @@ def test_stopped_and_resumed_it_ends_with_the_file_of_an_unbroken_run(settings, 
     assert weights(final(settings)) == weights(final(whole))
 
 
+NETWORKS = {
+    "locon": {"conv_rank": 2, "network_dropout": 0.1},
+    "loha": {"conv_rank": 2, "scale_weight_norms": 1.0},
+    "lokr": {"conv_rank": 2, "factor": 4},
+    "dora": {"conv_rank": 2, "rs_lora": True},
+}
+
+
+def with_network(settings: RunSettings, **values) -> RunSettings:
+    return settings.model_copy(update={"network": RunSettings(network=values).network})
+
+
+@pytest.mark.parametrize("algo", NETWORKS)
+def test_every_algorithm_resumes_to_the_file_of_an_unbroken_run(settings, tmp_path, algo):
+    dropout = {"rank_dropout": 0.1, "module_dropout": 0.1}
+    settings = with_network(settings, algo=algo, rank=2, alpha=1, **NETWORKS[algo], **dropout)
+    whole = changed(settings, save={"output_dir": tmp_path / "whole"})
+    events = events_of(whole)
+    assert RunSettings.model_validate_json(final(whole).with_suffix(".json").read_text("utf-8")) == whole
+    assert any(line.lower().startswith(algo) for line in only(events, RunStarted)[0].summary["en"])
+    stopped = events_of(settings, At(step3=Stop(save=True)))
+    events_of(changed(settings, save={"resume": only(stopped, CheckpointSaved)[-1].state}))
+    assert weights(final(settings)) == weights(final(whole))
+
+
+def test_it_goes_on_from_a_lora_file(settings, tmp_path):
+    events_of(settings)
+    second = changed(settings, save={"output_name": "again"}, network={"network_weights": final(settings)})
+    assert only(events_of(second), StepDone)
+    other_rank = changed(second, save={"output_name": "third"}, network={"rank": 8})
+    with pytest.raises(UserError, match="has the shape"):
+        events_of(other_rank)
+    taken = changed(other_rank, network={"dim_from_weights": True})
+    events_of(taken)
+    with safe_open(settings.save.output_dir / "third.safetensors", "pt") as file:
+        assert file.metadata()["ss_network_dim"] == "Dynamic"
+
+
+def test_a_state_from_before_there_were_other_algorithms_still_fits(settings):
+    stopped = events_of(settings, At(step2=Stop(save=True)))
+    state = only(stopped, CheckpointSaved)[-1].state
+    position = json.loads((state / "position.json").read_text("utf-8"))
+    known = ("network.algo", "network.rank", "network.alpha")
+    position["settings"] = {
+        path: value for path, value in position["settings"].items() if path[:8] != "network." or path in known
+    }
+    (state / "position.json").write_text(json.dumps(position), encoding="utf-8")
+    assert only(events_of(changed(settings, save={"resume": state})), StepDone)
+
+
 @pytest.mark.parametrize("step", [1, 4, 7, 9])
 def test_it_resumes_from_any_step(settings, tmp_path, step):
     whole = changed(settings, save={"output_dir": tmp_path / "whole"})

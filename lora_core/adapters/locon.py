@@ -1,0 +1,23 @@
+"""LoCon: LoRA on convolutions with a kernel as well (LyCORIS, Yeh et al. 2023, section 3.2).
+
+``down`` is a convolution of the layer's kernel, step and edges to ``rank`` channels, ``up`` a 1x1 convolution.
+"""
+
+from torch import Tensor, nn
+
+from lora_core.adapters.lora import Lora, has_kernel
+
+
+class Locon(Lora):
+    """Low-rank update of a linear layer or any convolution; ``down`` is kept as a matrix (rank, inputs x h x w)."""
+
+    title = "LoCon"
+
+    @classmethod
+    def accepts(cls, layer: nn.Module) -> bool:
+        return isinstance(layer, nn.Linear | nn.Conv2d)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        if not has_kernel(self.layer):
+            return super()._hidden(x)
+        return self.convolved(x, self.down.to(x.dtype).view(self.rank, *self.layer.weight.shape[1:]))
