@@ -1,8 +1,8 @@
 """DoRA: the changed weight brought to a trained length, W' = m (W + D) / |W + D| (Liu et al. 2024, equation 5).
 
-Lengths are those of the weight's columns, one for each input, as in the paper. AUTOMATIC1111, Forge and ComfyUI play
-such files exactly. LyCORIS' other way, one for each output, is read here; written it would be played wrong:
-AUTOMATIC1111 does not know it, Forge and ComfyUI divide by |W| instead of |W + D|.
+Lengths are those of the weight's columns, one for each input, as in the paper. By their code AUTOMATIC1111, Forge and
+ComfyUI play such files exactly. LyCORIS' other way, one for each output, is read here; it is not written, for
+AUTOMATIC1111 does not know it, and Forge and ComfyUI divide by |W| instead of |W + D|.
 
 With s = m / |W + D|, the layer answers s x (or answers, times s) as LoRA does; nothing is written out.
 """
