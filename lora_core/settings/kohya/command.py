@@ -84,7 +84,7 @@ def _words(text: str) -> Iterator[str]:
     while at < len(text):
         char, after = text[at], text[at + 1 : at + 2]
         if quote:
-            if char == "\\" and after == quote == '"' and not re.match(r'"(?:\s|$)', text[at + 1 :]):
+            if char == "\\" and after == quote == '"' and not _is_windows(word):
                 word, at = word + after, at + 1
             elif char == quote:
                 quote = ""
@@ -108,4 +108,4 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _is_windows(word: str) -> bool:
-    return bool(re.search(r"(^|=)([A-Za-z]:\\|\\\\)", word))
+    return "\\" in word or bool(re.search(r"(^|=)[A-Za-z]:$", word))
