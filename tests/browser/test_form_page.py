@@ -182,6 +182,7 @@ def test_a_file_that_is_no_settings_says_so(form, tmp_path):
 
 def test_a_kohya_file_fills_the_form_and_reports_folded_away(form, tmp_path):
     page = form()
+    open_tab(page, "parameters")
     (tmp_path / "kohya.json").write_text(
         '{"LoRA_type": "Standard", "max_resolution": "512", "network_dim": 24, "what": 1}', encoding="utf-8"
     )
@@ -200,6 +201,7 @@ def test_a_kohya_file_fills_the_form_and_reports_folded_away(form, tmp_path):
 
 def test_a_pasted_command_fills_the_form(form):
     page = form()
+    open_tab(page, "parameters")
     page.click("#load_settings")
     page.fill("#f-load-path textarea", "accelerate launch train_network.py \\\n  --network_dim 24 \\\n  --seed 7")
     page.click("#load_path")

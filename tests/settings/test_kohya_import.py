@@ -70,7 +70,7 @@ def test_every_key_of_the_gui_is_told_once(odd):
 @pytest.mark.parametrize("scope", ["train_network", "other_scripts"])
 def test_every_option_of_sd_scripts_is_told_once(scope):
     options = dict.fromkeys(KEYS[scope], "1")
-    options = {k: v for k, v in options.items() if k not in ("network_args", "caption_extention", "dataset_config")}
+    options = {k: v for k, v in options.items() if k not in ("network_args", "network_module", "dataset_config")}
     found = [e.key for e in scripts(**options).entries if e.given]
     assert sorted(found) == sorted(options | SCRIPTS)
 
@@ -82,6 +82,14 @@ def test_every_entry_has_its_sentence(language):
         assert e.message(language) or e.group == "mapped", e
         assert "{" not in e.message(language)
     assert len(report.lines(told, language)) > 20
+
+
+@pytest.mark.parametrize("value", [{}, {"a": {"b": 1}}, [{}], "'"], ids=str)
+def test_a_key_of_a_wrong_kind_is_told_as_any_other(value):
+    for name in ("gui", "train_network"):
+        values = dict.fromkeys(KEYS[name].keys() - {"network_args", "additional_parameters"}, value)
+        told = import_tree(values | ({"LoRA_type": "Standard"} if name == "gui" else {}), "x", nothing)
+        assert {e.key for e in told.entries if e.given} >= values.keys() - {"network_module"}
 
 
 def test_every_topic_has_a_sentence():

@@ -4,11 +4,12 @@ import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lora_core.errors import UserError
 from lora_core.settings.fields import unions_of
 from lora_core.settings.kohya.command import split
 from lora_core.settings.kohya.draft import Draft
 from lora_core.settings.kohya.rules import steps_per_epoch
-from lora_core.settings.kohya.values import words
+from lora_core.settings.kohya.values import loosely
 
 CLASSES: Mapping[str, str] = {
     "dadaptadagrad": "dadaptation.DAdaptAdaGrad",
@@ -90,13 +91,20 @@ def _optimizer_name(draft: Draft, wanted: str) -> str:
 
 def _arguments(draft: Draft) -> Iterator[tuple[str, str]]:
     value = draft.value("optimizer_args")
-    for part in value if isinstance(value, list) else split(words(value)):
-        name, equals, text = words(part).strip().strip("\"'").partition("=")
+    for part in value if isinstance(value, list) else _parts(draft.text("optimizer_args")):
+        name, equals, text = loosely(part).strip().strip("\"'").partition("=")
         name, text = name.strip(), "".join(text.split())
         if equals and name.isidentifier() and text:
             yield name, text
-        elif words(part).strip():
-            draft.unsupported("optimizer_args", "why.bad_argument", argument=words(part))
+        elif loosely(part).strip():
+            draft.unsupported("optimizer_args", "why.bad_argument", argument=loosely(part))
+
+
+def _parts(text: str) -> list[str]:
+    try:
+        return split(text)
+    except UserError:  # a lone quotation mark
+        return text.split()
 
 
 def _set_arguments(draft: Draft, name: str, arguments: dict[str, str]) -> None:

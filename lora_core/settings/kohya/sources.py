@@ -68,7 +68,7 @@ def is_dataset(tree: Mapping[str, Any]) -> bool:
 
 
 def is_gui(tree: Mapping[str, Any]) -> bool:
-    return bool(_GUI_MARKS & tree.keys()) and not any(isinstance(value, Mapping) for value in tree.values())
+    return any(name in tree and not isinstance(tree[name], Mapping) for name in _GUI_MARKS)
 
 
 def from_gui(tree: Mapping[str, Any]) -> dict[str, Given]:
@@ -102,10 +102,11 @@ def from_tree(tree: Mapping[str, Any]) -> dict[str, Given]:
 
 def from_options(found: Mapping[str, Any], beside: Mapping[str, Given] | None = None) -> dict[str, Given]:
     """Options of sd-scripts by name. ``--network_args`` is taken apart."""
-    given = {}
+    given: dict[str, Given] = {}
     for name, value in found.items():
         if name not in ("network_args", "network_module"):
-            given[ALIASES.get(name, name)] = Given(name, value, "scripts")
+            key = ALIASES.get(name, name)
+            given[key if key not in given else f"{REPLACED} {name}"] = Given(name, value, "scripts")
     arguments = dict(_pairs(found.get("network_args")))
     for name, value in arguments.items():
         if name != "algo":
@@ -145,8 +146,8 @@ def _pairs(arguments: Any) -> Iterator[tuple[str, str]]:
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from ((inner, v) for inner, v in value.items() if not isinstance(v, Mapping))
+        if isinstance(value, Mapping) and name not in _KNOWN:
+            yield from value.items()
         else:
             yield name, value
 
