@@ -12,7 +12,7 @@ import tomlkit
 from lora_core.settings.fields import fields_of, unions_of, values_of
 from lora_core.settings.kohya import rules_optimizer as optimizers
 from lora_core.settings.kohya.entries import Entry
-from lora_core.settings.kohya.rules import ALGORITHMS, FAMILIES
+from lora_core.settings.kohya.rules import FAMILIES
 from lora_core.settings.kohya.table import ABSENT, ALIASES, ROWS
 from lora_core.settings.kohya.values import is_empty
 from lora_core.settings.run import RunSettings
@@ -41,6 +41,16 @@ _OWN_WAY = {
     "sample.sampler",
 }
 """Settings that are more or less than one key of Kohya; all others go by the field's Kohya name."""
+
+_KINDS = {
+    "lora": "Standard",
+    "locon": "Kohya LoCon",
+    "dora": "LyCORIS/LoCon",
+    "loha": "LyCORIS/LoHa",
+    "lokr": "LyCORIS/LoKr",
+    "oft": "LyCORIS/Diag-OFT",
+}
+"""Our algorithms -> LoRA type of the GUI, whose files are as ours."""
 
 _SAMPLERS = {"dpmpp_2m_karras": "dpmsolver++"}
 _TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_extention"}
@@ -149,8 +159,11 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     yield "cache_latents_to_disk", cache == "disk"
     algorithm = settings.network.algo
     conv = any(f.kohya == "conv_dim" and values_of(settings).get(path) for path, f in fields_of().items())
-    kinds = [kind for kind, names in ALGORITHMS.items() if algorithm in names[:1]]
-    yield "LoRA_type", "Kohya LoCon" if algorithm == "lora" and conv else _best(kinds)
+    kind = "Kohya LoCon" if algorithm == "lora" and conv else _KINDS.get(algorithm, "")
+    if not kind:
+        left_out("network.algo", algorithm, "algorithm")
+    yield "LoRA_type", kind or "Standard"
+    yield "dora_wd", algorithm == "dora"
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield "warmup", getattr(settings.schedule, "warmup", 0.0)
@@ -168,11 +181,6 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("train.epochs", settings.train.epochs, "epochs")
     if settings.save.resume is not None:
         left_out("save.resume", settings.save.resume, "resume")
-
-
-def _best(kinds: list[str]) -> str:
-    """The GUI's own type before LyCORIS', and LyCORIS' before those of other families."""
-    return next((k for k in kinds if k == "Standard"), next((k for k in kinds if k.startswith("LyCORIS")), "Standard"))
 
 
 def _optimizer(settings: RunSettings) -> str:

@@ -60,8 +60,12 @@ def network(draft: Draft) -> None:
     """LoRA type, rank and alpha."""
     kind = draft.text("LoRA_type") or "Standard"
     field = draft.field("network.algo")
-    wanted = ("locon", "lora") if kind == "LoCon" else ALGORITHMS.get(kind, ())
+    wanted = ALGORITHMS.get(kind, ())
+    if kind == "LyCORIS/LoCon" and draft.flag("dora_wd"):  # a switch there, an algorithm of its own here
+        wanted = ("dora", *wanted)
     known = next((name for name in wanted if field and name in field.choices), None)
+    if known == "dora":
+        draft.mapped("dora_wd", "network.algo", known)
     if known is None:
         draft.unsupported("LoRA_type", "todo.algorithm")
     elif known == "lora" and kind.endswith("LoCon") and not draft.has_field_for("conv_dim"):
