@@ -64,6 +64,19 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, help=text("cli.demo.output", says))
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text("cli.train.set", says))
 
+    kohya = commands.add_parser(
+        "kohya",
+        help=text("cli.kohya", says),
+        description=text("cli.kohya", says),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=text("cli.kohya.examples", says),
+    )
+    kohya.set_defaults(run=run_kohya)
+    kohya.add_argument("file", type=Path, help=text("cli.kohya.file", says))
+    kohya.add_argument("--export", choices=("json", "toml"), help=text("cli.kohya.export", says))
+    kohya.add_argument("-o", "--output", type=Path, metavar="FILE", help=text("cli.kohya.output", says))
+    kohya.add_argument("--force", action="store_true", help=text("cli.kohya.force", says))
+
     doctor = commands.add_parser("doctor", help=text("cli.doctor", says), description=text("cli.doctor", says))
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
@@ -80,14 +93,18 @@ def run_gui(words: Sequence[str]) -> int:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train from a settings file, or from a run folder as the app makes it."""
     from lora_core.runs import RunFolder, create_run
-    from lora_core.settings.files import load_settings
+    from lora_core.settings.files import load
+    from lora_core.settings.kohya.report import lines
     from lora_core.settings.overlay import apply_overrides
     from lora_core.train.console import Console
     from lora_core.train.runner import run_training
 
     folder = RunFolder(arguments.settings)
     is_run = arguments.settings.is_dir() and folder.settings.is_file()
-    settings = load_settings(folder.settings if is_run else arguments.settings)
+    loaded = load(folder.settings if is_run else arguments.settings)
+    settings = loaded.settings
+    if loaded.kohya is not None:
+        print("\n".join([*lines(loaded.kohya, language()), ""]))
     if arguments.preset:
         settings = with_preset(settings, arguments.preset)
     settings = apply_overrides(settings, arguments.set)
@@ -95,6 +112,12 @@ def run_train(arguments: argparse.Namespace) -> int:
         return report_problems(settings)
     prepare_environment(allow_download=settings.model.allow_download)
     return run_training(settings, folder if is_run else create_run(settings), Console(language()))
+
+
+def run_kohya(arguments: argparse.Namespace) -> int:
+    from lora_core.settings.kohya.console import run
+
+    return run(arguments, language())
 
 
 def with_preset(settings, name: str):

@@ -20,10 +20,12 @@ from lora_core.i18n import Language
 from lora_core.runs import home
 from lora_core.settings import RunSettings
 from lora_core.settings.base import clean_path
-from lora_core.settings.files import load_settings, recent, remember, save_settings
+from lora_core.settings.files import load, load_text, recent, remember, save_settings
+from lora_core.settings.kohya import Imported, is_command, report
 from lora_core.settings.presets import apply_preset, find_preset, list_presets
 
-SETTINGS_FILES = Wanted("either", (".toml", ".json", ".safetensors"))
+ENDINGS = (".toml", ".json", ".safetensors", ".sh", ".bat", ".ps1")
+SETTINGS_FILES = Wanted("either", ENDINGS)
 Inputs = dict[Component, Any]
 
 
@@ -61,13 +63,14 @@ def build(ui: Ui) -> gr.Dropdown:
             min_width=200,
             filterable=False,
         )
-        load = gr.Button(t("bar.load"), elem_id="load_settings", size="sm", scale=0, min_width=96)
+        load_button = gr.Button(t("bar.load"), elem_id="load_settings", size="sm", scale=0, min_width=96)
         save = gr.Button(t("bar.save"), elem_id="save_settings", size="sm", scale=0, min_width=96)
         reset = gr.Button(t("bar.reset"), elem_id="reset_settings", size="sm", scale=0, min_width=96)
+    from_kohya = gr.HTML("", elem_id="kohya_report", padding=False, apply_default_css=False)
     _connect_preset(ui, preset)
-    _load_dialog(ui, load)
+    _load_dialog(ui, load_button, from_kohya)
     _save_dialog(ui, save)
-    _reset_dialog(ui, reset)
+    _reset_dialog(ui, reset, from_kohya)
     return preset
 
 
@@ -126,7 +129,25 @@ def _cancel(dialog: Dialog) -> None:
     button.click(dialog.close, None, dialog.outputs, **quiet())
 
 
-def _load_dialog(ui: Ui, opener: gr.Button) -> None:
+def kohya_report(imported: Imported | None, language: Language) -> str:
+    """What became of a Kohya file, folded away under a line that says how much; empty for our own files."""
+    if imported is None:
+        return ""
+    parts = "".join(
+        f"<h4>{escape(heading)}</h4><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+        for _, heading, lines in report.parts(imported, language)
+    )
+    return (
+        f'<details class="kb-kohya"><summary>{escape(report.headline(imported, language))}</summary>{parts}</details>'
+    )
+
+
+def is_pasted(typed: Any) -> bool:
+    """Whether a training command was pasted instead of a path."""
+    return isinstance(typed, str) and "--" in typed and is_command(typed)
+
+
+def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
     with _dialog("load.title", "load_dialog") as box:
         message = gr.HTML("", padding=False, apply_default_css=False)
         dialog = Dialog(box, message)
@@ -142,38 +163,40 @@ def _load_dialog(ui: Ui, opener: gr.Button) -> None:
             "load-path", SETTINGS_FILES, label=t("load.path"), info=t("load.path_help"), elem_classes=["kb-field"]
         )
         with gr.Row():
-            upload = gr.UploadButton(
-                t("load.upload"), file_types=[".toml", ".json", ".safetensors"], size="sm", elem_id="upload_settings"
-            )
+            upload = gr.UploadButton(t("load.upload"), file_types=list(ENDINGS), size="sm", elem_id="upload_settings")
             _cancel(dialog)
-            load = gr.Button(t("load.load"), variant="primary", size="sm", elem_id="load_path")
+            load_button = gr.Button(t("load.load"), variant="primary", size="sm", elem_id="load_path")
 
     def open_dialog() -> Inputs:
         return {box: gr.update(visible=True), message: "", chosen: gr.update(choices=recent_choices(), value=None)}
 
+    def may_read(path: Path) -> bool:
+        return is_allowed(path, ui.context.roots)
+
     def load_from(get: Callable[[Any], Path | None], *, ours: bool) -> Callable[..., Inputs]:
         def handler(typed: Any, request: gr.Request) -> Inputs:
-            language, file = language_of(request), get(typed)
+            language, pasted = language_of(request), is_pasted(typed)
+            file = Path(say("load.command", language)) if pasted else get(typed)
             if file is None:
                 return dialog.say(say("load.nothing", language))
             try:
-                if ours and not is_allowed(file, ui.context.roots):
+                if ours and not pasted and not may_read(file):
                     return dialog.say(say("browse.not_allowed", language))
-                settings = load_settings(file)
+                loaded = load_text(typed, file, may_read) if pasted else load(file, may_read)
             except UserError as error:
                 return dialog.say(error.message(language))
-            if ours:
+            if ours and not pasted:
                 remember(file / "settings.json" if file.is_dir() else file)
             toast.info(say("load.done", language, name=file.name))
-            return dialog.close() | ui.form.write(settings)
+            return dialog.close() | ui.form.write(loaded.settings) | {from_kohya: kohya_report(loaded.kohya, language)}
 
         return handler
 
     def register() -> None:
-        outputs = dialog.outputs | ui.form.inputs
+        outputs = dialog.outputs | ui.form.inputs | {from_kohya}
         typed = load_from(_as_path, ours=True)
         opener.click(open_dialog, None, dialog.outputs | {chosen}, **quiet())
-        load.click(typed, path, outputs, **quiet(queue=True))
+        load_button.click(typed, path, outputs, **quiet(queue=True))
         path.submit(typed, path, outputs, **quiet(queue=True))
         chosen.select(typed, chosen, outputs, **quiet(queue=True))
         upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True))
@@ -219,7 +242,7 @@ def _save_dialog(ui: Ui, opener: gr.Button) -> None:
     ui.later.append(register)
 
 
-def _reset_dialog(ui: Ui, opener: gr.Button) -> None:
+def _reset_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
     with _dialog("reset.title", "reset_dialog") as box:
         dialog = Dialog(box, gr.HTML("", padding=False, apply_default_css=False))
         gr.Markdown(t("reset.text"))
@@ -230,7 +253,10 @@ def _reset_dialog(ui: Ui, opener: gr.Button) -> None:
     def register() -> None:
         opener.click(lambda: gr.update(visible=True), None, box, **quiet())
         reset.click(
-            lambda: dialog.close() | ui.form.write(RunSettings()), None, dialog.outputs | ui.form.inputs, **quiet()
+            lambda: dialog.close() | ui.form.write(RunSettings()) | {from_kohya: ""},
+            None,
+            dialog.outputs | ui.form.inputs | {from_kohya},
+            **quiet(),
         )
 
     ui.later.append(register)

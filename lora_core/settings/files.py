@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lora_core.errors import UserError
 from lora_core.io.metadata import settings_from_lora
 from lora_core.runs import home
 from lora_core.settings.fields import values_of
+from lora_core.settings.kohya import Imported, anything, import_command, import_tree, is_command, is_kohya
 from lora_core.settings.overlay import apply_fix, apply_overrides, nest, settings_from, with_values
 from lora_core.settings.problems import SettingsError, problems_from
 from lora_core.settings.run import RunSettings
@@ -24,32 +26,71 @@ __all__ = [
     "SettingsError",
     "apply_fix",
     "apply_overrides",
+    "load",
     "load_settings",
+    "load_text",
     "problems_from",
     "read_tree",
     "recent",
     "remember",
     "save_settings",
     "with_values",
+    "write_text",
 ]
 
 MIGRATIONS: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
 """MIGRATIONS[n - 1] turns the sections of settings version n into those of version n + 1."""
 
+COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
+"""Endings of files that hold a training command of sd-scripts."""
+
 _RECENT_LIMIT = 10
+_LARGEST = 10_000_000
+"""Bytes of a settings file. A real one has some thousand."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings from a file and, if it is one of Kohya's, what became of its keys."""
+
+    settings: RunSettings
+    kohya: Imported | None = None
 
 
 def load_settings(path: Path) -> RunSettings:
-    """Settings from a .toml or .json file, a LoRA (.safetensors) or the folder of a run.
+    """Settings from a file, as ``load`` gives them."""
+    return load(path).settings
+
+
+def load(path: Path, may_read: Callable[[Path], bool] = anything) -> Loaded:
+    """Settings from a .toml or .json file, a LoRA (.safetensors), the folder of a run, or a file of Kohya's.
 
     What a file leaves out has its default. Raises UserError (SettingsError for single settings) naming place and cure.
+    ``may_read`` says which files that a Kohya file names may be read, too.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / "settings.json"
     if path.suffix.lower() == ".safetensors":
-        return _from_lora(path)
-    return settings_from(migrated(read_tree(path), path), str(path))
+        return Loaded(_from_lora(path))
+    if path.suffix.lower() in COMMANDS:
+        return load_text(_read_text(path), path, may_read)
+    return _of_tree(read_tree(path), path, may_read)
+
+
+def load_text(text: str, path: Path, may_read: Callable[[Path], bool] = anything) -> Loaded:
+    """Settings from a pasted training command. ``path`` is what messages call it."""
+    if not is_command(text) and path.suffix:
+        raise UserError("settings.file_kind", path=path)
+    imported = import_command(text, path.name, may_read)
+    return Loaded(imported.settings, imported)
+
+
+def _of_tree(tree: dict[str, Any], path: Path, may_read: Callable[[Path], bool]) -> Loaded:
+    if is_kohya(tree):
+        imported = import_tree(tree, path.name, may_read)
+        return Loaded(imported.settings, imported)
+    return Loaded(settings_from(migrated(tree, path), str(path)))
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -84,7 +125,7 @@ def save_settings(settings: RunSettings, path: Path, *, overwrite: bool = False)
         raise UserError("settings.save_kind", path=path)
     if path.exists() and not overwrite:
         raise UserError("settings.file_exists", path=path)
-    _write(path, writers[path.suffix.lower()](settings))
+    write_text(path, writers[path.suffix.lower()](settings))
     return path
 
 
@@ -116,7 +157,7 @@ def remember(path: Path) -> None:
     path = Path(path).expanduser().resolve()
     names = [str(path), *(str(other) for other in recent() if other != path)][:_RECENT_LIMIT]
     try:
-        _write(_recent_file(), json.dumps(names, ensure_ascii=False, indent=2))
+        write_text(_recent_file(), json.dumps(names, ensure_ascii=False, indent=2))
     except UserError:
         return
 
@@ -131,6 +172,8 @@ def _from_lora(path: Path) -> RunSettings:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError("settings.file_too_large", path=path)
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError("settings.file_missing", path=path) from None
@@ -145,6 +188,8 @@ def _parse_json(text: str, path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError("settings.file_broken", path=path, line=error.lineno, format="JSON", detail=error.msg) from None
+    except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
+        raise UserError("settings.file_no_table", path=path) from None
 
 
 def _parse_toml(text: str, path: Path) -> dict[str, Any]:
@@ -157,6 +202,8 @@ def _parse_toml(text: str, path: Path) -> dict[str, Any]:
         if "\\" in detail or "hex" in detail:
             raise UserError("settings.file_backslash", path=path, line=line) from None
         raise UserError("settings.file_broken", path=path, line=line, format="TOML", detail=detail) from None
+    except (RecursionError, ValueError):
+        raise UserError("settings.file_no_table", path=path) from None
 
 
 def _toml_value(value: Any) -> Any:
@@ -169,7 +216,7 @@ def _toml_value(value: Any) -> Any:
     return value
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it, so that no half file is ever there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

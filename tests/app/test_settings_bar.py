@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from app.widgets.settings_bar import preset_choices, recent_choices, save_name
+from app.widgets.settings_bar import is_pasted, kohya_report, preset_choices, recent_choices, save_name
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import create_run
 from lora_core.settings import RunSettings
 from lora_core.settings.files import remember, save_settings
+from lora_core.settings.kohya import import_tree
 from lora_core.settings.presets import list_presets
 
 
@@ -33,3 +34,20 @@ def test_a_name_to_save_under_is_free(name):
     second = Path(save_name(name))
     assert second != first
     assert second.parent == first.parent
+
+
+def test_what_became_of_a_kohya_file_is_folded_away_and_escaped():
+    told = import_tree(
+        {"LoRA_type": "Standard", "max_resolution": "512", "<b>": "<script>"}, "a<b>.json", lambda _: False
+    )
+    html = kohya_report(told, "ja")
+    assert html.startswith('<details class="kb-kohya"><summary>')
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert kohya_report(None, "en") == ""
+
+
+def test_a_pasted_command_is_no_path():
+    assert is_pasted("accelerate launch train_network.py --network_dim 8")
+    assert not is_pasted("/home/me/train_network.toml")
+    assert not is_pasted(None)

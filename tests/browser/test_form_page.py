@@ -193,6 +193,34 @@ def test_a_file_that_is_no_settings_says_so(form, tmp_path):
     assert "broken.toml, line 1" in page.inner_text("#load_dialog .kb-dialog-error")
 
 
+def test_a_kohya_file_fills_the_form_and_reports_folded_away(form, tmp_path):
+    page = form()
+    open_tab(page, "parameters")
+    (tmp_path / "kohya.json").write_text(
+        '{"LoRA_type": "Standard", "max_resolution": "512", "network_dim": 24, "what": 1}', encoding="utf-8"
+    )
+    page.click("#load_settings")
+    page.fill("#f-load-path textarea", str(tmp_path / "kohya.json"))
+    page.click("#load_path")
+    page.wait_for_function("document.querySelector('#f-network-rank input').value === '24'")
+    page.wait_for_selector("#kohya_report summary:has-text('kohya.json')")
+    assert not page.is_visible("#kohya_report h4 >> nth=0")
+    page.click("#kohya_report summary")
+    assert "what = 1" in page.inner_text("#kohya_report")
+    page.click("#reset_settings")
+    page.click("#reset_now")
+    page.wait_for_selector("#kohya_report details", state="detached")
+
+
+def test_a_pasted_command_fills_the_form(form):
+    page = form()
+    open_tab(page, "parameters")
+    page.click("#load_settings")
+    page.fill("#f-load-path textarea", "accelerate launch train_network.py \\\n  --network_dim 24 \\\n  --seed 7")
+    page.click("#load_path")
+    page.wait_for_function("document.querySelector('#f-network-rank input').value === '24'")
+
+
 def test_the_language_is_remembered(form):
     page = form()
     page.click("[data-lang=ja]")

@@ -1,0 +1,241 @@
+"""From our settings to Kohya's files: a JSON for the GUI, a TOML for sd-scripts."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from lora_core.settings.fields import fields_of, unions_of, values_of
+from lora_core.settings.kohya import rules_optimizer as optimizers
+from lora_core.settings.kohya.entries import Entry
+from lora_core.settings.kohya.rules import FAMILIES
+from lora_core.settings.kohya.table import ABSENT, ALIASES, ROWS
+from lora_core.settings.kohya.values import is_empty
+from lora_core.settings.run import RunSettings
+
+_OWN_WAY = {
+    "model.family",
+    "model.allow_download",
+    "dataset.cache_latents",
+    "network.algo",
+    "optimizer.name",
+    "optimizer.class_path",
+    "optimizer.weight_decay",
+    "optimizer.d_coef",
+    "optimizer.relative_step",
+    "optimizer.args",
+    "schedule.warmup",
+    "train.epochs",
+    "train.max_train_steps",
+    "train.learning_rate",
+    "train.unet_lr",
+    "train.train_text_encoder",
+    "train.text_encoder_lr",
+    "save.resume",
+    "save.tensorboard",
+    "sample.prompts",
+    "sample.sampler",
+}
+"""Settings that are more or less than one key of Kohya; all others go by the field's Kohya name."""
+
+_KINDS = {
+    "lora": "Standard",
+    "locon": "Kohya LoCon",
+    "dora": "LyCORIS/LoCon",
+    "loha": "LyCORIS/LoHa",
+    "lokr": "LyCORIS/LoKr",
+    "oft": "LyCORIS/Diag-OFT",
+}
+"""Our algorithms -> LoRA type of the GUI, whose files are as ours."""
+
+_SAMPLERS = {"dpmpp_2m_karras": "dpmsolver++"}
+_TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_extention"}
+"""Name in the GUI -> option of sd-scripts, where they differ."""
+
+_IN_NETWORK_ARGS = frozenset(
+    key for key, row in ROWS.items() if row.scripts is ABSENT and row.topic in ("", "algorithm", "loraplus", "blocks")
+) - {"lr_warmup", "epoch", "additional_parameters", "LoRA_type"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file for Kohya, and what it can't say. ``prompts`` is a second file, which sd-scripts wants beside it."""
+
+    text: str
+    entries: tuple[Entry, ...] = ()
+    prompts: str = ""
+
+
+def to_gui(settings: RunSettings) -> Exported:
+    """A JSON that the GUI loads: all its keys. What it has no field for stands in "Additional parameters"."""
+    found, entries = _by_key(settings)
+    values = {key: row.gui for key, row in ROWS.items() if row.gui is not ABSENT and key not in _OLD}
+    values |= {"model_list": "custom", "lr_warmup": found.pop("warmup", 0.0)}
+    train = settings.train
+    own = {"unet_lr": train.unet_lr or train.learning_rate}
+    own["text_encoder_lr"] = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0
+    found |= own | {"learning_rate": train.learning_rate, "optimizer_args": " ".join(found["optimizer_args"])}
+    found |= {"sample_prompts": settings.sample.prompts}
+    stopped = train.max_train_steps is not None
+    found |= {"epoch": train.epochs, "max_train_epochs": 0 if stopped else train.epochs}
+    found |= {"max_train_steps": train.max_train_steps or 0}
+    extra = []
+    for key, value in found.items():
+        if ROWS[key].gui is ABSENT or _is_lost(key, value):
+            extra += _option(key, value)
+        if ROWS[key].gui is not ABSENT:
+            values[key] = _blank(key, value)
+    values["additional_parameters"] = " ".join(shlex.quote(word) for word in extra)
+    text = json.dumps(dict(sorted(values.items())), indent=2, ensure_ascii=False) + "\n"
+    return Exported(text, entries)
+
+
+def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Exported:
+    """A TOML for ``--config_file`` of sd-scripts. Prompts go into ``prompts_file``, which the caller writes."""
+    found, entries = _by_key(settings)
+    train = settings.train
+    values: dict[str, Any] = {"network_module": "networks.lora", "learning_rate": train.learning_rate}
+    if warmup := found.pop("warmup", 0.0):
+        values["lr_warmup_steps"] = min(warmup / 100, 0.999999)
+    values |= {"unet_lr": train.unet_lr, "network_train_unet_only": not train.train_text_encoder}
+    values["text_encoder_lr"] = train.text_encoder_lr if train.train_text_encoder else None
+    limit = "max_train_epochs" if train.max_train_steps is None else "max_train_steps"
+    values[limit] = train.max_train_steps or train.epochs
+    within = {key: found.pop(key) for key in sorted(_IN_NETWORK_ARGS & found.keys())}
+    arguments = [f"{key}={value}" for key, value in within.items() if not is_empty(value)]
+    kind = found.pop("LoRA_type")
+    if kind.startswith("LyCORIS/"):
+        values["network_module"] = "lycoris.kohya"
+        arguments.insert(0, f"algo={kind.removeprefix('LyCORIS/').lower()}")
+    values |= {_TO_GUI.get(key, key): value for key, value in found.items()}
+    values["network_args"] = arguments
+    if settings.sample.prompts and prompts_file is not None:
+        values["sample_prompts"] = str(prompts_file.absolute())
+    if values.get("max_token_length") == 75:
+        del values["max_token_length"]
+    for family in FAMILIES:  # sd-scripts has a script for each instead
+        if family != "v2":
+            values.pop(family, None)
+    document = tomlkit.document()
+    for name, value in sorted(values.items()):
+        if value is None and _is_lost(ALIASES.get(name, name), value):
+            value = 0
+        if not (value is None or value is False or value == "" or value == []):
+            document.add(name, value)
+    return Exported(tomlkit.dumps(document), entries, settings.sample.prompts)
+
+
+def _by_key(settings: RunSettings) -> tuple[dict[str, Any], tuple[Entry, ...]]:
+    """Values under the GUI's keys, ``warmup`` in percent beside them, and what Kohya can't say."""
+    values, fields = values_of(settings), fields_of()
+    keys = {row.to: key for key, row in ROWS.items() if row.to}
+    found: dict[str, Any] = {}
+    lost = []
+    for path, value in values.items():
+        key = keys.get(path) or fields[path].kohya
+        if path in _OWN_WAY:
+            continue
+        if key is not None and key in ROWS:
+            found[key] = str(value) if isinstance(value, Path) else value
+        elif value != fields[path].default:
+            lost.append(Entry(path, value, "unsupported", reason="export.unknown"))
+    found |= dict(_own(settings, lost))
+    return found, tuple(lost)
+
+
+def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
+    def left_out(path: str, value: Any, reason: str) -> None:
+        lost.append(Entry(path, value, "unsupported", reason=f"export.{reason}"))
+
+    yield from ((key, True) for key, name in FAMILIES.items() if name == settings.model.family)
+    if settings.model.base == "built-in":
+        left_out("model.base", "built-in", "built_in")
+    cache = settings.dataset.cache_latents
+    yield "cache_latents", cache != "off"
+    yield "cache_latents_to_disk", cache == "disk"
+    algorithm = settings.network.algo
+    conv = any(f.kohya == "conv_dim" and values_of(settings).get(path) for path, f in fields_of().items())
+    kind = "Kohya LoCon" if algorithm == "lora" and conv else _KINDS.get(algorithm, "")
+    if not kind:
+        left_out("network.algo", algorithm, "algorithm")
+    yield "LoRA_type", kind or "Standard"
+    yield "dora_wd", algorithm == "dora"
+    yield "optimizer", _optimizer(settings)
+    yield "optimizer_args", list(_arguments(settings))
+    yield "warmup", getattr(settings.schedule, "warmup", 0.0)
+    if settings.save.tensorboard:
+        yield "log_with", "tensorboard"
+        yield "logging_dir", str((settings.save.output_dir or Path()) / "log")
+    sampler = settings.sample.sampler
+    if sampler == "unipc":
+        left_out("sample.sampler", sampler, "sampler")
+    yield "sample_sampler", _SAMPLERS.get(sampler, "euler_a" if sampler == "unipc" else sampler)
+    if settings.train.mixed_precision == "auto":
+        left_out("train.mixed_precision", "auto", "precision")
+        yield "mixed_precision", "fp16"
+    if settings.train.max_train_steps is not None:
+        left_out("train.epochs", settings.train.epochs, "epochs")
+    if settings.save.resume is not None:
+        left_out("save.resume", settings.save.resume, "resume")
+
+
+def _optimizer(settings: RunSettings) -> str:
+    name = settings.optimizer.name
+    return getattr(settings.optimizer, "class_path", "") if name == "custom" else name
+
+
+def _arguments(settings: RunSettings) -> Iterator[str]:
+    """key=value for every argument that sd-scripts would not pass by itself."""
+    own = settings.optimizer
+    fields = unions_of()["optimizer"][own.name].model_fields
+    written = own.args.split()
+    given = {word.partition("=")[0] for word in written}
+    if own.weight_decay != optimizers.DECAYS.get(own.name, 0.0):
+        yield f"weight_decay={own.weight_decay!r}"
+    relative = bool(getattr(own, "relative_step", False))
+    if "relative_step" in fields:
+        yield f"relative_step={relative}"
+    if "d_coef" in fields and getattr(own, "d_coef", 1.0) != 1.0:
+        yield f"d_coef={own.d_coef!r}"  # type: ignore[union-attr]
+    implied = optimizers.implied(own.name, relative_step=relative)
+    for name, theirs in optimizers.KOHYA_ARGS.get(own.name, {}).items():
+        if name not in given and implied[name] != theirs:
+            yield f"{name}={implied[name]}"
+    for word in written:
+        name, _, value = word.partition("=")
+        yield f"decouple={value}" if name == "weight_decouple" and own.name == "DAdaptAdam" else word
+
+
+def _is_lost(key: str, value: Any) -> bool:
+    """The GUI would not pass this value on, and sd-scripts' default would step in."""
+    row = ROWS.get(key)
+    if row is None or not is_empty(value) or isinstance(value, str):
+        return False
+    if key == "seed":
+        return value is not None
+    known = row.scripts is not ABSENT and not is_empty(row.scripts)
+    return known and key not in ("max_train_steps", "min_bucket_reso", "max_bucket_reso")
+
+
+def _option(key: str, value: Any) -> list[str]:
+    """A value on the command line; nothing for a switch that is off and a text that is empty."""
+    name = f"--{_TO_GUI.get(key, key)}"
+    if isinstance(value, bool):
+        return [name] if value else []
+    if value == "":
+        return []
+    return [f"{name}={0 if value is None else value}"]
+
+
+def _blank(key: str, value: Any) -> Any:
+    """None as the GUI writes it: 0 for numbers, empty text for all else."""
+    if value is not None:
+        return value
+    return 0 if isinstance(ROWS[key].gui, int | float) else ""
+
+
+_OLD = frozenset({"use_wandb", "training_preset", "no_token_padding", "save_as_bool"})
