@@ -62,6 +62,7 @@ class JobEvents:
         # A file that was made is in the way of the next name.
         follow(self.timer.tick(self.poll, *self._polls(), **quiet()))
         self.ui.later.append(self.connect_inspect)
+        self.ui.later.append(self.connect_form)
 
     def _polls(self) -> tuple[set[Component], set[Any]]:
         parts = self.parts
@@ -76,6 +77,13 @@ class JobEvents:
         if target is not None:
             answer, outputs = partial(self.inspect, target.box), {self.ui.tabs, target.box}
             self.parts.buttons["inspect"].click(answer, self.parts.fields["run"], outputs, **quiet())
+
+    def connect_form(self) -> None:
+        """The fields of the training that take the result as its start."""
+        fields = self.ui.form.components
+        start = {fields["network.network_weights"], fields["network.dim_from_weights"]}
+        outputs = {self.ui.tabs, *start}
+        self.parts.buttons["train_on"].click(self.train_on, self.parts.fields["run"], outputs, **quiet())
 
     # ---- the result --------------------------------------------------------------------------------------------------
 
@@ -121,6 +129,16 @@ class JobEvents:
         """Show the finished file in the Inspect tab."""
         path = merge_run.result(merge_run.progress(self.ui.views, run))
         return {box: gr.skip()} if path is None else {box: str(path), **self.ui.go_to("inspect")}
+
+    def train_on(self, run: str, request: gr.Request) -> Inputs:
+        """Let the training begin with the finished file, in its rank and alpha."""
+        path = merge_run.result(merge_run.progress(self.ui.views, run))
+        if path is None:
+            return {self.ui.tabs: gr.skip()}
+        toast.info(say("merge_tab.train_on_done", language_of(request), name=path.name))
+        fields = self.ui.form.components
+        taken = {fields["network.network_weights"]: str(path), fields["network.dim_from_weights"]: True}
+        return taken | self.ui.go_to("parameters")
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
 

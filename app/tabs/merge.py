@@ -210,6 +210,9 @@ def _save(ui: Ui, parts: Parts) -> None:
             parts.buttons["test"] = gr.Button(
                 t("merge_tab.test"), size="sm", elem_id="merge_test", scale=0, min_width=150
             )
+            parts.buttons["train_on"] = gr.Button(
+                t("merge_tab.train_on"), size="sm", elem_id="merge_train_on", scale=0, min_width=150
+            )
 
 
 def _replace(parts: Parts) -> None:

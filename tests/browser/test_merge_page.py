@@ -102,6 +102,11 @@ def test_two_loras_become_one(merge, files, visit, tmp_path, locale, button, kep
     page.click("#merge_inspect")
     page.wait_for_selector("#f-inspect-path", state="visible")
     assert page.locator("#f-inspect-path :is(input, textarea)").first.input_value() == str(made)
+    page.click("#tab_merge-button")
+    page.click("#merge_train_on")
+    page.wait_for_selector("#tab_parameters-button[aria-selected=true]")
+    page.click("#parameters_start > button")
+    assert page.locator("#f-network-network_weights :is(input, textarea)").first.input_value() == str(made)
     assert visit.errors == []
     assert visit.foreign == []
 
