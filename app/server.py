@@ -1,9 +1,12 @@
 """Starts the page's server: environment, port, security, and the caretaker that keeps the line of jobs moving."""
 
 import os
+import signal
 import socket
 import threading
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from lora_core.runs import home
 PORT = 7860
 PORTS_TRIED = 100
 CARETAKER_SECONDS = 5.0
+LOOK_SECONDS = 0.5
+"""On Windows a wait without end does not hear Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +53,44 @@ def serve(options: ServerOptions, console: Language = "en") -> None:
     if not is_local(options.host) and not options.password:
         raise UserError("server.password_needed")
     port = free_port(options.host, options.port)
-    demo, url = launch(options, port)
-    if port != options.port:
-        print(text("server.other_port", console, wanted=options.port, port=port))
-    print(text("server.ready", console, url=url), flush=True)
-    if options.open_browser:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    threading.Thread(target=take_care, daemon=True, name="caretaker").start()
+    with interrupts() as stop:
+        demo, url = launch(options, port)
+        if port != options.port:
+            print(text("server.other_port", console, wanted=options.port, port=port))
+        print(text("server.ready", console, url=url), flush=True)
+        if options.open_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        threading.Thread(target=take_care, daemon=True, name="caretaker").start()
+        try:
+            while not stop.wait(LOOK_SECONDS):
+                pass
+            print("\n" + text("server.bye", console), flush=True)
+        finally:
+            demo.close(verbose=False)
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets: raised as an exception in the middle of starting, it would get lost in a library.
+
+    A second Ctrl-C is an exception after all.
+    """
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
     try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("\n" + text("server.bye", console), flush=True)
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread, as in a test
+        yield stop
+        return
+    try:
+        yield stop
     finally:
-        demo.close(verbose=False)
+        signal.signal(signal.SIGINT, before)
 
 
 def launch(options: ServerOptions, port: int) -> tuple[Any, str]:
