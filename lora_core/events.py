@@ -239,6 +239,8 @@ class Reader(Generic[T]):
                 if not line.endswith(b"\n"):
                     return
                 self.offset += len(line)
+                if line == b"\n":  # a writer took another's line, seen half, for one that was cut off
+                    continue
                 try:
                     yield self.kind.validate_python(json.loads(line))
                 except (ValidationError, json.JSONDecodeError, UnicodeDecodeError):

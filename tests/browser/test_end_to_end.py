@@ -13,6 +13,7 @@ from app import jobs
 from lora_core.demo import DATASET, MINI_MODEL
 from lora_core.events import CheckpointSaved, RunFailed, RunFinished, SampleSaved
 from lora_core.runs import RunFolder, list_runs
+from tests.browser.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_from_train_model_to_a_lora(real_app, open_page, show_monitor, visit):
     page.reload()
     show_monitor(page)
     wait_for(page, run, lambda: step(page) > before)
-    assert page.text_content("#monitor_summary").strip()
+    until(page, lambda: page.text_content("#monitor_summary").strip())
     wait_for(page, run, lambda: jobs.last_event(run, (SampleSaved,)).step > 0)
 
     page.click("#monitor_stop_save")

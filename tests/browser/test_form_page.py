@@ -3,6 +3,8 @@
 import pytest
 from PIL import Image
 
+from tests.browser.waiting import until
+
 
 def box(page, path: str):
     return page.locator(f"#f-{path.replace('.', '-')} :is(input, textarea)").first
@@ -94,7 +96,7 @@ def test_an_optimizer_shows_its_own_fields_and_a_fix_sets_the_rate(form):
     problem(page, "train.learning_rate").wait_for()
     page.click("#f-train-learning_rate .kp-fix")
     problem(page, "train.learning_rate").wait_for(state="detached")
-    assert float(box(page, "train.learning_rate").input_value()) == 1
+    until(page, lambda: float(box(page, "train.learning_rate").input_value()) == 1)
 
 
 def test_an_algorithm_shows_its_own_fields(form):
@@ -130,9 +132,9 @@ def test_the_tree_and_the_steps_appear(form, images):
     open_tab(page, "folders")
     box(page, "dataset.train_dir").fill(f'"{images}"')
     page.wait_for_selector("#folder_report .kb-tree")
-    assert "20_usu bear: 20 × 3 images, 0 captions" in page.inner_text("#folder_report")
+    until(page, lambda: "20_usu bear: 20 × 3 images, 0 captions" in page.inner_text("#folder_report"))
     page.wait_for_selector("#kb_steps .kb-steps")
-    assert "600 steps" in page.inner_text("#kb_steps")
+    until(page, lambda: "600 steps" in page.inner_text("#kb_steps"))
 
 
 def test_the_wrong_folder_is_put_right_by_one_click(form, images):
@@ -141,7 +143,7 @@ def test_the_wrong_folder_is_put_right_by_one_click(form, images):
     box(page, "dataset.train_dir").fill(str(images / "20_usu bear"))
     page.click("#f-dataset-train_dir .kp-fix")
     problem(page, "dataset.train_dir").wait_for(state="detached")
-    assert box(page, "dataset.train_dir").input_value() == str(images)
+    until(page, lambda: box(page, "dataset.train_dir").input_value() == str(images))
 
 
 def test_the_folder_browser_fills_the_field(form, images):
@@ -154,7 +156,7 @@ def test_the_folder_browser_fills_the_field(form, images):
     assert "3 images" in page.locator(".fb-entry", has_text="20_usu bear").inner_text()
     page.click(".fb-choose")
     page.wait_for_selector(".fb-box", state="detached")
-    assert box(page, "dataset.train_dir").input_value() == str(images)
+    until(page, lambda: box(page, "dataset.train_dir").input_value() == str(images))
 
 
 def test_the_folder_browser_closes_with_escape(form):
@@ -190,7 +192,7 @@ def test_a_file_that_is_no_settings_says_so(form, tmp_path):
     page.fill("#f-load-path textarea", str(tmp_path / "broken.toml"))
     page.click("#load_path")
     page.wait_for_selector("#load_dialog .kb-dialog-error")
-    assert "broken.toml, line 1" in page.inner_text("#load_dialog .kb-dialog-error")
+    until(page, lambda: "broken.toml, line 1" in page.inner_text("#load_dialog .kb-dialog-error"))
 
 
 def test_a_kohya_file_fills_the_form_and_reports_folded_away(form, tmp_path):
@@ -206,7 +208,7 @@ def test_a_kohya_file_fills_the_form_and_reports_folded_away(form, tmp_path):
     page.wait_for_selector("#kohya_report summary:has-text('kohya.json')")
     assert not page.is_visible("#kohya_report h4 >> nth=0")
     page.click("#kohya_report summary")
-    assert "what = 1" in page.inner_text("#kohya_report")
+    until(page, lambda: "what = 1" in page.inner_text("#kohya_report"))
     page.click("#reset_settings")
     page.click("#reset_now")
     page.wait_for_selector("#kohya_report details", state="detached")

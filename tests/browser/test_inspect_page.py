@@ -4,6 +4,7 @@ import pytest
 
 from lora_core.io.headers import read_header
 from tests.app.inspect.samples import broken, good, hostile, metadata
+from tests.browser.waiting import until
 
 WORDS = {
     "en-US": {"of": "8 of 264", "recipe": "Training recipe", "cosine": "Cosine by block", "wrong": "contain NaN"},
@@ -53,23 +54,23 @@ def test_a_lora_is_told_and_its_training_loaded(inspect, visit, files, locale):
     for part in ("Usu the bear", "rank 8", "alpha 4", "<lora:usu:1> usu bear", said["of"]):
         assert part in head
     assert page.evaluate("document.querySelector('#inspect_head img').naturalWidth") == 32
-    assert said["recipe"] in page.inner_text("#inspect_details")
-    assert page.locator("#inspect_overview .in-host").count() >= 3
+    until(page, lambda: said["recipe"] in page.inner_text("#inspect_details"))
+    until(page, lambda: page.locator("#inspect_overview .in-host").count() >= 3)
 
     page.fill("#inspect_details .in-filter", "EARS")
     visible = page.locator("#inspect_details .in-tag-list > li:visible")
-    assert visible.all_inner_texts() == ["bear ears\n28"]
+    until(page, lambda: visible.all_inner_texts() == ["bear ears\n28"])
     page.select_option("#inspect_details .in-folder", index=2)
-    assert visible.count() == 0
+    until(page, lambda: visible.count() == 0)
     page.fill("#inspect_details .in-filter", "")
-    assert [row.split("\n")[0] for row in visible.all_inner_texts()] == ["forest", "night"]
+    until(page, lambda: [row.split("\n")[0] for row in visible.all_inner_texts()] == ["forest", "night"])
 
     page.click("#inspect_load")
     page.wait_for_selector("#inspect_loaded .in-loaded")
-    assert "ss_multires_noise_iterations" in page.inner_text("#inspect_loaded")
+    until(page, lambda: "ss_multires_noise_iterations" in page.inner_text("#inspect_loaded"))
     page.click("#inspect_loaded [data-tool=parameters]")
     page.wait_for_function("document.querySelector('#f-network-rank input')?.value === '8'")
-    assert float(box(page, "train-learning_rate").input_value()) == 0.0003
+    until(page, lambda: float(box(page, "train-learning_rate").input_value()) == 0.0003)
     assert visit.errors == []
     assert visit.foreign == []
 
@@ -97,14 +98,14 @@ def test_the_bars_tell_their_numbers(inspect, files):
         "text => document.querySelector('#inspect_weights .in-readout').innerText === text", arg=usual
     )
     page.click("#inspect_weights button[data-measure=strength]")
-    assert page.get_attribute("#inspect_weights .in-chart", "data-measure") == "strength"
+    until(page, lambda: page.get_attribute("#inspect_weights .in-chart", "data-measure") == "strength")
 
 
 @in_both
 def test_what_is_wrong_is_found_and_cleaned(inspect, visit, files, locale):
     page = inspect(files / "broken.safetensors", locale=locale)
     page.wait_for_selector("#inspect_overview .in-is-error")
-    assert WORDS[locale]["wrong"] in page.inner_text("#inspect_overview .in-is-error")
+    until(page, lambda: WORDS[locale]["wrong"] in page.inner_text("#inspect_overview .in-is-error"))
     page.locator("#inspect_overview [data-tool=clean]").first.click()
     page.wait_for_selector("#inspect_tool_clean", state="visible")
     new = box(page, "inspect-output").input_value()
@@ -143,7 +144,7 @@ def test_a_proposed_rank_reaches_the_merge_tab(inspect, files):
     page.click("#inspect_in_merge")
     page.wait_for_selector("#tab_merge", state="visible")
     page.wait_for_function("document.querySelector('#f-merge-rank input[type=number]')?.value === '4'")
-    assert box(page, "merge-path1").input_value() == f'"{files / "usu.safetensors"}"'
+    until(page, lambda: box(page, "merge-path1").input_value() == f'"{files / "usu.safetensors"}"')
 
 
 def test_hostile_metadata_do_nothing(inspect, visit, files):
@@ -151,7 +152,7 @@ def test_hostile_metadata_do_nothing(inspect, visit, files):
     assert "<script>" in page.inner_text("#inspect_head .in-title")
     page.click("#in_raw > summary")
     page.fill("#inspect_details .in-filter", "<img")
-    assert page.locator("#inspect_details .in-tag-list > li:visible").count() == 1
+    until(page, lambda: page.locator("#inspect_details .in-tag-list > li:visible").count() == 1)
     page.click("#inspect_edit")
     page.wait_for_selector("#inspect_tool_edit", state="visible")
     box(page, "inspect-other").fill(str(files / "usu.safetensors"))

@@ -11,6 +11,7 @@ from lora_core.io.arrays import open_arrays, save_arrays
 from lora_core.merge.blocks import names, parse
 from lora_core.merge.lora import load_lora
 from lora_core.runs import list_runs
+from tests.browser.waiting import until
 from tests.merge.makers import write_lora
 
 SEVENTEEN = "1,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1,0.5"
@@ -98,15 +99,17 @@ def test_two_loras_become_one(merge, files, visit, tmp_path, locale, button, kep
     page.reload()
     page.click("#tab_merge-button")
     page.wait_for_selector("#merge_result .mg-result:has-text('くま_hat.safetensors')")
-    assert box(page, "ratio2").input_value() == "0.5"
+    until(page, lambda: box(page, "ratio2").input_value() == "0.5")
     page.click("#merge_inspect")
     page.wait_for_selector("#f-inspect-path", state="visible")
-    assert page.locator("#f-inspect-path :is(input, textarea)").first.input_value() == str(made)
+    until(page, lambda: page.locator("#f-inspect-path :is(input, textarea)").first.input_value() == str(made))
     page.click("#tab_merge-button")
     page.click("#merge_train_on")
     page.wait_for_selector("#tab_parameters-button[aria-selected=true]")
     page.click("#parameters_start > button")
-    assert page.locator("#f-network-network_weights :is(input, textarea)").first.input_value() == str(made)
+    until(
+        page, lambda: page.locator("#f-network-network_weights :is(input, textarea)").first.input_value() == str(made)
+    )
     assert visit.errors == []
     assert visit.foreign == []
 
@@ -138,7 +141,7 @@ def test_the_line_follows_the_rank(merge, files):
     page.keyboard.press("ArrowRight")
     page.wait_for_selector(".mg-kept:has-text('Rank 5 keeps')")
     assert 0 < few < share(page) < 1
-    assert page.locator("#merge_energy polyline").count() == 2
+    until(page, lambda: page.locator("#merge_energy polyline").count() == 2)
 
 
 def test_seventeen_numbers_are_pasted(merge, files):
@@ -160,7 +163,7 @@ def test_bars_keys_and_presets_write_the_text(merge, files):
     page.locator("#merge_editor1 select").select_option("OUTALL")
     line = "document.querySelector('#f-merge-weights1 textarea, #f-merge-weights1 input').value"
     page.wait_for_function(f"{line} !== ''")
-    assert parse(box(page, "weights1").input_value(), "sd1") == parse("OUTALL", "sd1")
+    until(page, lambda: parse(box(page, "weights1").input_value(), "sd1") == parse("OUTALL", "sd1"))
     page.locator("#merge_editor1 [data-block=OUT00]").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
@@ -228,7 +231,7 @@ def test_rows_come_and_go(merge, files):
     page.wait_for_selector("#merge_card3 .mg-bad")
     page.click("#merge_remove1")
     page.wait_for_selector("#merge_row3", state="hidden")
-    assert re.search(r"hat\.safetensors$", box(page, "path1").input_value())
+    until(page, lambda: re.search(r"hat\.safetensors$", box(page, "path1").input_value()))
 
 
 def test_an_empty_form_says_what_is_missing_when_asked(merge):

@@ -11,6 +11,7 @@ from lora_core.events import EpochDone, RunStarted, StepDone
 from lora_core.i18n import catalogue
 from lora_core.runs import create_run
 from lora_core.settings import RunSettings
+from tests.browser.waiting import until
 
 SLOW = {"steps": 4000, "seconds": 0.05, "samples": 20, "per_epoch": 50}
 
@@ -24,15 +25,6 @@ def step(page) -> int:
     return int(re.sub(r"\D", "", text.partition("/")[0]) or 0)
 
 
-def wait_for(page, condition, seconds: float = 30):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        page.wait_for_timeout(100)
-    raise AssertionError("it did not happen")
-
-
 def wait_for_state(page, state: str) -> None:
     page.wait_for_selector(f"#monitor_status .rs[data-state={state}]")
 
@@ -42,18 +34,18 @@ def test_a_run_from_start_to_stop_and_save(app, monitor, show_monitor, visit):
     wait_for_state(page, "idle")
     run = app.enqueue(**SLOW)
     wait_for_state(page, "running")
-    wait_for(page, lambda: step(page) > 3)
+    until(page, lambda: step(page) > 3)
     before = step(page)
-    wait_for(page, lambda: step(page) > before + 5)
+    until(page, lambda: step(page) > before + 5)
     page.wait_for_selector("#sample_gallery .sg-item img")
-    wait_for(page, lambda: page.evaluate("document.querySelector('#sample_gallery img').naturalWidth") > 0)
-    assert "Training" in page.text_content("#job_pill")
+    until(page, lambda: page.evaluate("document.querySelector('#sample_gallery img').naturalWidth") > 0)
+    until(page, lambda: "Training" in page.text_content("#job_pill"))
 
     page.reload()
     show_monitor(page)
-    wait_for(page, lambda: step(page) > before)
+    until(page, lambda: step(page) > before)
     second = monitor(context=page.context)
-    wait_for(second, lambda: step(second) > before)
+    until(second, lambda: step(second) > before)
     second.close()
 
     page.click("#monitor_stop_save")
@@ -71,19 +63,19 @@ def test_a_run_from_start_to_stop_and_save(app, monitor, show_monitor, visit):
 def test_pause_and_resume(app, monitor):
     app.enqueue(**SLOW)
     page = monitor()
-    wait_for(page, lambda: step(page) > 2)
+    until(page, lambda: step(page) > 2)
     page.click("#monitor_pause")
     wait_for_state(page, "paused")
-    at = wait_for(page, lambda: step(page))
+    at = until(page, lambda: step(page))
     page.click("#monitor_resume")
-    wait_for(page, lambda: step(page) > at)
-    assert page.is_visible("#monitor_pause")
+    until(page, lambda: step(page) > at)
+    until(page, lambda: page.is_visible("#monitor_pause"))
 
 
 def test_stop_now_asks_first(app, monitor):
     run = app.enqueue(**SLOW)
     page = monitor()
-    wait_for(page, lambda: step(page) > 2)
+    until(page, lambda: step(page) > 2)
     page.click("#monitor_stop_now")
     page.click("#monitor_confirm_no")
     page.wait_for_selector("#monitor_confirm", state="hidden")
@@ -97,7 +89,7 @@ def test_stop_now_asks_first(app, monitor):
 def test_save_and_sample_on_request(app, monitor):
     app.enqueue(**(SLOW | {"samples": 10_000, "per_epoch": 10_000}))
     page = monitor()
-    wait_for(page, lambda: step(page) > 2)
+    until(page, lambda: step(page) > 2)
     page.click("#monitor_save_now")
     page.wait_for_selector("#monitor_files .rs-files li")
     page.click("#monitor_sample_now")
@@ -109,7 +101,7 @@ def test_the_second_run_waits_and_can_leave(app, monitor):
     second = app.enqueue("second", **SLOW)
     page = monitor()
     page.wait_for_selector("#job_pill .jp-running")
-    wait_for(page, lambda: "1 waiting" in page.text_content("#job_pill"))
+    until(page, lambda: "1 waiting" in page.text_content("#job_pill"))
     choose_run(page, "second")
     wait_for_state(page, "queued")
     page.click("#monitor_leave")
@@ -136,7 +128,7 @@ def test_the_app_killed_and_started_again_finds_the_job(own_app, open_page, show
     run = own_app.enqueue(**SLOW)
     page = open_page(url=own_app.url)
     show_monitor(page)
-    wait_for(page, lambda: step(page) > 2)
+    until(page, lambda: step(page) > 2)
     own_app.kill()
     at = jobs.last_event(run, (StepDone,)).step
     time.sleep(1)
@@ -144,7 +136,7 @@ def test_the_app_killed_and_started_again_finds_the_job(own_app, open_page, show
     own_app.start()
     page = open_page(url=own_app.url)
     show_monitor(page)
-    wait_for(page, lambda: step(page) > at)
+    until(page, lambda: step(page) > at)
     wait_for_state(page, "running")
     page.click("#monitor_stop_save")
     wait_for_state(page, "stopped")
@@ -153,11 +145,11 @@ def test_the_app_killed_and_started_again_finds_the_job(own_app, open_page, show
 def test_the_language_is_remembered(app, open_page, visit):
     page = open_page(locale="ja-JP")
     assert page.evaluate("document.documentElement.lang") == "ja"
-    assert "学習なし" in page.text_content("#job_pill")
+    until(page, lambda: "学習なし" in page.text_content("#job_pill"))
     page.context.add_cookies([{"name": "kumakobo_lang", "value": "en", "url": app.url}])
     page.reload()
     page.wait_for_selector("#job_pill .jp")
-    assert "No training" in page.text_content("#job_pill")
+    until(page, lambda: "No training" in page.text_content("#job_pill"))
     assert visit.foreign == []
 
 
@@ -180,7 +172,7 @@ def test_twenty_thousand_points(app, monitor, visit):
     long_run(app)
     page = monitor()
     chart = "#loss_chart [data-points], [data-points]"
-    wait_for(page, lambda: page.locator(chart).count() and int(page.get_attribute(chart, "data-points") or 0) > 1000)
+    until(page, lambda: page.locator(chart).count() and int(page.get_attribute(chart, "data-points") or 0) > 1000)
     assert int(page.get_attribute(chart, "data-points")) <= 4000
     page.locator("#loss_chart canvas").scroll_into_view_if_needed()
     box = page.locator("#loss_chart canvas").bounding_box()
@@ -216,12 +208,12 @@ def test_a_picture_is_shown_large(app, monitor):
     page.click("#sample_gallery .sg-item button >> nth=0")
     caption = page.text_content("#sample_gallery .sg-caption")
     page.keyboard.press("ArrowRight")
-    wait_for(page, lambda: page.text_content("#sample_gallery .sg-caption") != caption)
-    assert "<b>not bold</b>" in page.text_content("#sample_gallery .sg-caption")
+    until(page, lambda: page.text_content("#sample_gallery .sg-caption") != caption)
+    until(page, lambda: "<b>not bold</b>" in page.text_content("#sample_gallery .sg-caption"))
     page.keyboard.press("Escape")
     page.wait_for_selector("#sample_gallery dialog", state="hidden")
     page.select_option("#sample_gallery select", "2")
-    wait_for(page, lambda: page.locator("#sample_gallery figure").count() == 2)
+    until(page, lambda: page.locator("#sample_gallery figure").count() == 2)
 
 
 def test_only_our_own_folder_is_served(app, open_page):
@@ -244,4 +236,4 @@ def test_the_system_tab_reports_on_this_machine(app, open_page):
     page.click("#tab_system-button")
     page.wait_for_selector("#system_report .doc-row-verdict", timeout=120_000)
     page.wait_for_selector("#system_copy:not([disabled])")
-    assert app.home.as_posix() in page.text_content("#system_places")
+    until(page, lambda: app.home.as_posix() in page.text_content("#system_places"))

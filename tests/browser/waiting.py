@@ -1,0 +1,16 @@
+"""Waiting for a page to become what it should be: updates arrive when the machine has time for them."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def until(page: Any, condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """The condition's value once it is true. Fails when it does not become so in time."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, "it did not happen"
+        page.wait_for_timeout(100)
