@@ -110,7 +110,7 @@ class Previews:
     def get(self, settings: RunSettings) -> Preview:
         train = settings.train
         key = f"{settings.dataset.model_dump_json()}{train.train_batch_size}/{train.epochs}/{train.max_train_steps}"
-        key += f"/{train.gradient_accumulation_steps}/{train.prior_loss_weight}"
+        key += f"/{train.gradient_accumulation_steps}/{settings.loss.prior_loss_weight}"
         with self._lock:
             if self._kept and self._kept[0] == key and time.monotonic() - self._kept[1] < _FRESH_SECONDS:
                 return self._kept[2]

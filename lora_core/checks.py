@@ -208,9 +208,9 @@ def captions_never_seen(settings: RunSettings) -> Found:
 
 
 def regularisation_without_weight(settings: RunSettings) -> Found:
-    if settings.dataset.reg_dir is not None and settings.train.prior_loss_weight == 0:
-        fix = {"train.prior_loss_weight": 1.0}
-        yield _warning("train.prior_loss_weight", "checks.regularisation_weight", fix)
+    if settings.dataset.reg_dir is not None and settings.loss.prior_loss_weight == 0:
+        fix = {"loss.prior_loss_weight": 1.0}
+        yield _warning("loss.prior_loss_weight", "checks.regularisation_weight", fix)
 
 
 def bucket_limits(settings: RunSettings) -> Found:

@@ -97,8 +97,8 @@ BROKEN = {
         "no_captions",
     ),
     "regularisation for nothing": (
-        {"dataset.reg_dir": "/r", "train.prior_loss_weight": 0},
-        "train.prior_loss_weight",
+        {"dataset.reg_dir": "/r", "loss.prior_loss_weight": 0},
+        "loss.prior_loss_weight",
         "warning",
         "regularisation_weight",
     ),

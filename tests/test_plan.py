@@ -11,7 +11,7 @@ from lora_core.data.folders import scan
 from lora_core.data.samples import build_samples
 from lora_core.i18n import LANGUAGES
 from lora_core.plan import Plan, preview
-from lora_core.settings import DatasetSettings, RunSettings, TrainSettings
+from lora_core.settings import DatasetSettings, LossSettings, RunSettings, TrainSettings
 
 
 def make_folder(folder: Path, count: int, size: tuple[int, int] = (64, 64)) -> None:
@@ -24,7 +24,8 @@ def make_folder(folder: Path, count: int, size: tuple[int, int] = (64, 64)) -> N
 def plan_for(root: Path, **train) -> Plan:
     reg_dir = root / "reg" if (root / "reg").is_dir() else None
     dataset = DatasetSettings(train_dir=root / "train", reg_dir=reg_dir, resolution="64", bucket_reso_steps=16)
-    settings = RunSettings(dataset=dataset, train=TrainSettings(**train))
+    loss = {name: train.pop(name) for name in ("prior_loss_weight",) if name in train}
+    settings = RunSettings(dataset=dataset, train=TrainSettings(**train), loss=LossSettings(**loss))
     samples = build_samples(scan(dataset), settings)
     plan = Plan.of(samples, settings, reg_images_found=sum(len(subset.images) for subset in scan(dataset).reg))
     assert preview(settings).plan == plan

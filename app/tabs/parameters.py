@@ -138,10 +138,10 @@ def _loss_and_noise(ui: Ui) -> None:
     form = ui.form
     with ui.advanced("parameters.loss"):
         with gr.Row():
-            form.field("train.min_snr_gamma")
-            form.field("train.noise_offset")
+            form.field("loss.min_snr_gamma")
+            form.field("noise.noise_offset")
         with gr.Row():
-            form.field("train.prior_loss_weight")
+            form.field("loss.prior_loss_weight")
             form.field("train.max_grad_norm")
 
 

@@ -19,9 +19,14 @@ def build(ui: Ui) -> None:
         built_in = gr.Button(t("model.use_built_in"), size="sm", elem_id="use_built_in", elem_classes="kb-small")
     with ui.advanced("model.more"):
         ui.picker.field(form, "model.vae", MODEL_FILES)
+        ui.picker.field(form, "model.clip_l", MODEL_FILES)
+        ui.picker.field(form, "model.t5", MODEL_FILES)
         with gr.Row():
             form.field("model.clip_skip")
             form.field("model.max_token_length")
+            form.field("model.prediction_type")
+            form.field("model.t5_max_token_length")
+            form.field("model.guidance")
         with gr.Row():
             form.field("model.family")
             form.field("model.allow_download")

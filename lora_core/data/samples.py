@@ -43,7 +43,7 @@ def build_samples(scan: Scan, settings: RunSettings, *, read_captions: bool = Tr
     samples = []
     for item in repeated(scan, use_reg=uses_reg(settings)):
         placement = buckets.choose(*image_size(item.image.path))
-        weight = settings.train.prior_loss_weight if item.subset.is_reg else 1.0
+        weight = settings.loss.prior_loss_weight if item.subset.is_reg else 1.0
         caption = caption_text(item.image, item.subset) if read_captions else ""
         samples += [Sample(item.image, item.subset, placement, weight, caption)] * item.repeats
     return samples
@@ -51,7 +51,7 @@ def build_samples(scan: Scan, settings: RunSettings, *, read_captions: bool = Tr
 
 def uses_reg(settings: RunSettings) -> bool:
     """Regularisation images that weigh nothing are left out rather than computed for nothing."""
-    return settings.dataset.reg_dir is not None and settings.train.prior_loss_weight > 0
+    return settings.dataset.reg_dir is not None and settings.loss.prior_loss_weight > 0
 
 
 def repeated(scan: Scan, *, use_reg: bool = True) -> list[Repeated]:

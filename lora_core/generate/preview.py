@@ -16,7 +16,7 @@ from lora_core.io.kinds import FAMILY_NAMES
 from lora_core.merge.combine import combined, load_sources, merged_vectors, opened_base
 from lora_core.merge.lowrank import LowRank
 from lora_core.runs import RunFolder, job_name
-from lora_core.settings import ModelSettings, SampleSettings, TrainSettings
+from lora_core.settings import SampleSettings, Sd1Model, TrainSettings
 from lora_core.settings.tools import PreviewSettings
 from lora_core.train.device import choose_device
 
@@ -41,7 +41,7 @@ def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
     results = combined(settings.merge, sources, opened_base(settings.merge.base))
     changes = {layer: change for _, _, layer, change in results if change is not None}
     yield StageChanged(stage="loading_model")
-    model = ModelSettings(base=settings.base)
+    model = Sd1Model(base=settings.base)
     device = choose_device(TrainSettings())
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     components = FAMILIES[family].load(model, dtype=dtype, device=device)

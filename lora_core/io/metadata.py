@@ -161,11 +161,11 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_full_fp16": False,
         "ss_lowram": False,
-        "ss_noise_offset": train.noise_offset,
-        "ss_min_snr_gamma": train.min_snr_gamma,
+        "ss_noise_offset": settings.noise.noise_offset,
+        "ss_min_snr_gamma": settings.loss.min_snr_gamma,
         "ss_loss_type": "l2",
         "ss_zero_terminal_snr": False,
-        "ss_prior_loss_weight": train.prior_loss_weight,
+        "ss_prior_loss_weight": settings.loss.prior_loss_weight,
     }
 
 

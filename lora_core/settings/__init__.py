@@ -1,6 +1,9 @@
 """The one declaration of every setting."""
 
 from lora_core.settings.base import Settings, sides
+from lora_core.settings.dataset import DatasetSettings
+from lora_core.settings.loss import LossSettings
+from lora_core.settings.model import AnyModel, FluxModel, ModelSettings, Sd1Model, Sd2Model, SdxlModel
 from lora_core.settings.network import (
     DoraSettings,
     LoconSettings,
@@ -9,32 +12,36 @@ from lora_core.settings.network import (
     LoraSettings,
     NetworkSettings,
 )
+from lora_core.settings.noise import NoiseSettings
 from lora_core.settings.optimizer import FINDS_ITS_OWN_RATE, OptimizerSettings, parse_args
-from lora_core.settings.run import (
-    DatasetSettings,
-    ModelSettings,
-    RunSettings,
-    SampleSettings,
-    SaveSettings,
-    TrainSettings,
-)
+from lora_core.settings.run import RunSettings
+from lora_core.settings.sample import SampleSettings
+from lora_core.settings.save import SaveSettings
 from lora_core.settings.schedule import ScheduleSettings
+from lora_core.settings.train import TrainSettings
 
 __all__ = [
     "FINDS_ITS_OWN_RATE",
+    "AnyModel",
     "DatasetSettings",
     "DoraSettings",
+    "FluxModel",
     "LoconSettings",
     "LohaSettings",
     "LokrSettings",
     "LoraSettings",
+    "LossSettings",
     "ModelSettings",
     "NetworkSettings",
+    "NoiseSettings",
     "OptimizerSettings",
     "RunSettings",
     "SampleSettings",
     "SaveSettings",
     "ScheduleSettings",
+    "Sd1Model",
+    "Sd2Model",
+    "SdxlModel",
     "Settings",
     "TrainSettings",
     "parse_args",

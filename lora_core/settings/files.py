@@ -38,8 +38,25 @@ __all__ = [
     "write_text",
 ]
 
-MIGRATIONS: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
-"""MIGRATIONS[n - 1] turns the sections of settings version n into those of version n + 1."""
+
+def _loss_and_noise_apart(tree: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had the settings of the loss and of the noise in the section train."""
+    moved = {"min_snr_gamma": "loss", "prior_loss_weight": "loss", "noise_offset": "noise"}
+    train = tree.get("train")
+    if not isinstance(train, dict):
+        return tree
+    tree = tree | {"train": {name: value for name, value in train.items() if name not in moved}}
+    for name, section in moved.items():
+        if name in train and isinstance(tree.get(section, {}), dict):
+            tree[section] = {name: train[name]} | tree.get(section, {})
+    return tree
+
+
+MIGRATIONS: list[Callable[[dict[str, Any]], dict[str, Any]]] = [_loss_and_noise_apart]
+"""MIGRATIONS[n - 1] turns the sections of settings version n into those of version n + 1.
+
+Each leaves what is new already as it is: a file written by hand may leave the version out, and is then taken as old.
+"""
 
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
 """Endings of files that hold a training command of sd-scripts."""
@@ -107,7 +124,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 def migrated(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     """The tree in today's version; files written by hand may leave the version out."""
     known = len(MIGRATIONS) + 1
-    version = tree.get("version", known)
+    version = tree.get("version", 1)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise UserError("settings.bad_version", path=path, version=version, known=known)
     if version > known:

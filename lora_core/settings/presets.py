@@ -92,13 +92,16 @@ def apply_preset(settings: RunSettings, preset: Preset) -> RunSettings:
     What is the user's changes only where the preset says so; what another preset put there is not the user's.
     """
     others = list_presets()
+    family = preset.values.get("model.family", settings.model.family)
+    start = with_values(RunSettings(), {"model.family": family})
     own = {
         path: value
         for path, value in values_of(settings).items()
         if (path in _YOURS or fields_of()[path].kind == "path")
+        and path in values_of(start)
         and not any(str(other.values.get(path)) == str(value) for other in others)
     }
-    return with_values(with_values(RunSettings(), own), preset.values, preset.name)
+    return with_values(with_values(start, own), preset.values, preset.name)
 
 
 def lay_over(settings: RunSettings, preset: Preset) -> RunSettings:

@@ -187,10 +187,10 @@ def microbatches(plan: Plan, step: int) -> tuple[int, range]:
 
 def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
-    train, device = session.settings.train, session.device
+    settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
     t = session.noise.sample_timesteps(len(x0), random).to(device, non_blocking=True)
-    epsilon = session.noise.offset_noise(x0.shape, random, train.noise_offset).to(device, non_blocking=True)
+    epsilon = session.noise.offset_noise(x0.shape, random, settings.noise.noise_offset).to(device, non_blocking=True)
     noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
     prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions))
     return weighted_mse(
@@ -199,7 +199,7 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
         sample_weights_B=batch.loss_weights_B.to(device, non_blocking=True),
         timesteps_B=t,
         noise=session.noise,
-        min_snr_gamma=train.min_snr_gamma,
+        min_snr_gamma=settings.loss.min_snr_gamma,
     )
 
 

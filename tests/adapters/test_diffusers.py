@@ -8,7 +8,7 @@ from peft.tuners.lora import LoraLayer
 from lora_core.adapters import AdapterNetwork
 from lora_core.adapters.files import save_lora
 from lora_core.families import FAMILIES
-from lora_core.settings import ModelSettings
+from lora_core.settings import Sd1Model
 from tests.adapters.helpers import make_network, randomise
 from tests.models import tiny_sd_folder
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 def trained(request, folder) -> tuple:
     """Components and a network that changes them, not yet attached."""
     family = FAMILIES["sd1"]
-    components = family.load(ModelSettings(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
+    components = family.load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
     targets = family.adapter_targets(components, text_encoder=request.param)
     return components, randomise(make_network(targets, rank=4, alpha=1.0))
 

@@ -7,11 +7,11 @@ import pytest
 
 from lora_core.data.folders import ImageFile, Subset, scan
 from lora_core.data.samples import Repeated, build_samples, fingerprint, top_up
-from lora_core.settings import DatasetSettings, RunSettings, TrainSettings
+from lora_core.settings import DatasetSettings, LossSettings, RunSettings
 
 
-def run_settings(train_dir: Path, reg_dir: Path | None = None, **train) -> RunSettings:
-    return RunSettings(dataset=DatasetSettings(train_dir=train_dir, reg_dir=reg_dir), train=TrainSettings(**train))
+def run_settings(train_dir: Path, reg_dir: Path | None = None, **loss) -> RunSettings:
+    return RunSettings(dataset=DatasetSettings(train_dir=train_dir, reg_dir=reg_dir), loss=LossSettings(**loss))
 
 
 def samples_of(settings: RunSettings):

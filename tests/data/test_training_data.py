@@ -11,7 +11,7 @@ from lora_core.data.dataset import Batch, TrainingData, latent_cache
 from lora_core.data.folders import scan
 from lora_core.data.pixels import load_pixels
 from lora_core.data.samples import build_samples
-from lora_core.settings import DatasetSettings, RunSettings, TrainSettings
+from lora_core.settings import DatasetSettings, LossSettings, RunSettings
 
 OPTIONS = {"shuffle_caption": True, "keep_tokens": 1, "caption_dropout_rate": 0.2}
 VARIANTS = {
@@ -41,7 +41,7 @@ def make_data(root: Path, batch_size: int = 2, **options) -> TrainingData:
         dataset=DatasetSettings(
             train_dir=root / "train", reg_dir=root / "reg", resolution="64", bucket_reso_steps=16, **OPTIONS | options
         ),
-        train=TrainSettings(prior_loss_weight=0.5),
+        loss=LossSettings(prior_loss_weight=0.5),
     )
     samples = build_samples(scan(settings.dataset), settings)
     return TrainingData(samples, settings.dataset, batch_size, latent_cache(settings.dataset, encode, "vae"))

@@ -5,7 +5,7 @@ import torch
 
 from lora_core.families import FAMILIES
 from lora_core.families.base import Components, ModelFamily
-from lora_core.settings import ModelSettings
+from lora_core.settings import Sd1Model
 from tests.models import tiny_ldm_file, tiny_sd_folder
 
 
@@ -25,7 +25,7 @@ def sd1() -> ModelFamily:
 
 
 def load(base: Path | str, dtype: torch.dtype = torch.float32, **settings: object) -> Components:
-    model = ModelSettings(base=str(base), **settings)
+    model = Sd1Model(base=str(base), **settings)
     return FAMILIES[model.family].load(model, dtype=dtype, device=torch.device("cpu"))
 
 

@@ -11,14 +11,14 @@ from transformers import CLIPTextModel
 
 from lora_core.errors import UserError
 from lora_core.families.base import Components, ModelFamily
-from lora_core.settings import ModelSettings
+from lora_core.settings import Sd1Model
 from tests.models import TinyParts, ldm_state, tiny_ldm_file, tiny_parts, tiny_sd_folder
 
 CPU = torch.device("cpu")
 
 
 def load(family: ModelFamily, base: Path, dtype: torch.dtype = torch.float32, **settings: object) -> Components:
-    return family.load(ModelSettings(base=str(base), **settings), dtype=dtype, device=CPU)
+    return family.load(Sd1Model(base=str(base), **settings), dtype=dtype, device=CPU)
 
 
 @pytest.fixture(scope="module")

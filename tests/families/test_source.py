@@ -11,7 +11,7 @@ from lora_core.errors import UserError
 from lora_core.families import source
 from lora_core.families.base import ModelFamily
 from lora_core.families.source import is_hub_name, require_base, require_vae
-from lora_core.settings import ModelSettings
+from lora_core.settings import Sd1Model
 from tests.models import ldm_state, tiny_ldm_file, tiny_parts, tiny_sd_folder
 
 UNET, TEXT, VAE = "model.diffusion_model.", "cond_stage_model.", "first_stage_model."
@@ -48,8 +48,8 @@ def save_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return path
 
 
-def base(path: Path | str, **settings: object) -> ModelSettings:
-    return ModelSettings(base=str(path), **settings)
+def base(path: Path | str, **settings: object) -> Sd1Model:
+    return Sd1Model(base=str(path), **settings)
 
 
 @pytest.mark.parametrize("key", REFUSED)

@@ -14,11 +14,11 @@ LOAD = """
 import resource, sys, time
 import torch
 from lora_core.families import FAMILIES
-from lora_core.settings import ModelSettings
+from lora_core.settings import Sd1Model
 
 family = FAMILIES["sd1"]
 started = time.perf_counter()
-model = ModelSettings(base=sys.argv[1])
+model = Sd1Model(base=sys.argv[1])
 components = family.load(model, dtype=getattr(torch, sys.argv[2]), device=torch.device("cpu"))
 seconds = time.perf_counter() - started
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from lora_core.adapters import AdapterNetwork
 from lora_core.families import FAMILIES
-from lora_core.settings import LoraSettings, ModelSettings
+from lora_core.settings import LoraSettings, Sd1Model
 from tests.models import tiny_sd_folder
 
 
@@ -20,7 +20,7 @@ def folder(request, tmp_path_factory):
 @pytest.fixture
 def loaded(folder):
     """Family, components and a trained-looking network, not yet attached."""
-    model = ModelSettings(base=str(folder))
+    model = Sd1Model(base=str(folder))
     family = FAMILIES["sd1"]
     components = family.load(model, dtype=torch.float32, device=torch.device("cpu"))
     targets = family.adapter_targets(components, text_encoder=True)

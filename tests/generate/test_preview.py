@@ -14,7 +14,7 @@ from lora_core.generate.draw import draw
 from lora_core.generate.preview import STRENGTHS, preview, request
 from lora_core.io.safetensors import read_tensors
 from lora_core.runs import create_run
-from lora_core.settings import LoraSettings, ModelSettings, SampleSettings
+from lora_core.settings import LoraSettings, SampleSettings, Sd1Model
 from lora_core.settings.tools import PreviewSettings
 from tests.merge import makers
 from tests.models import tiny_sd_folder
@@ -26,7 +26,7 @@ def studio(tmp_path_factory):
     home = tmp_path_factory.mktemp("studio")
     folder = tiny_sd_folder(home / "model")
     family = FAMILIES["sd1"]
-    components = family.load(ModelSettings(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
+    components = family.load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
     network = AdapterNetwork.create(family.adapter_targets(components, text_encoder=True), LoraSettings(rank=4), seed=1)
     for index, parameter in enumerate(network.parameters()):
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
@@ -68,7 +68,7 @@ def test_it_shows_what_the_lora_does(studio, tmp_path):
         for file in files:
             network.multiplier = file.facts["strength"]
             picture = draw(
-                family, components, request("a bear", settings), SampleSettings(prompts="a bear"), ModelSettings()
+                family, components, request("a bear", settings), SampleSettings(prompts="a bear"), Sd1Model()
             )
             assert np.abs(np.asarray(picture.image).astype(int) - pixels(file.path)).max() <= 1
     finally:

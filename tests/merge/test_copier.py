@@ -19,7 +19,7 @@ from lora_core.merge.combine import merge
 from lora_core.merge.extract import extract
 from lora_core.merge.lora import load_lora
 from lora_core.merge.lowrank import cosine
-from lora_core.settings import ModelSettings, RunSettings, SampleSettings
+from lora_core.settings import RunSettings, SampleSettings, Sd1Model
 from lora_core.settings.tools import ApplySettings, ExtractSettings, LoraSource, MergeSettings, PreviewSettings
 from lora_core.train.loop import train
 
@@ -100,7 +100,7 @@ def test_both_ways_give_the_same_lora(both):
 
 def test_both_draw_the_same_picture(both):
     family = FAMILIES["sd1"]
-    components = family.load(ModelSettings(base="built-in"), dtype=torch.float32, device=torch.device("cpu"))
+    components = family.load(Sd1Model(base="built-in"), dtype=torch.float32, device=torch.device("cpu"))
     modules = layers_of(components)
     settings = PreviewSettings(prompts=["bear"], steps=8, guidance=3.0, width=64, height=64)
     from lora_core.generate.draw import draw
@@ -109,7 +109,7 @@ def test_both_draw_the_same_picture(both):
     for file in (None, *both[:2]):
         changes = {name: file.change(name) for name in file.names()} if file else {}
         with added(modules, changes, {}, 1.0):
-            drawn = draw(family, components, request("bear", settings), SampleSettings(prompts="bear"), ModelSettings())
+            drawn = draw(family, components, request("bear", settings), SampleSettings(prompts="bear"), Sd1Model())
         pictures.append(np.asarray(drawn.image).astype(float))
     without, one, two = pictures
     assert np.abs(one - two).max() <= 4

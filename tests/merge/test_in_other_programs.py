@@ -11,7 +11,7 @@ from lora_core.io.safetensors import read_tensors
 from lora_core.merge.combine import merge
 from lora_core.merge.convert import clean, convert
 from lora_core.merge.resize import resize
-from lora_core.settings import ModelSettings
+from lora_core.settings import Sd1Model
 from lora_core.settings.tools import CleanSettings, ConvertSettings, LoraSource, MergeSettings, ResizeSettings
 from tests.adapters.helpers import make_network, randomise
 from tests.models import tiny_sd_folder
@@ -24,7 +24,7 @@ def studio(tmp_path_factory):
     """A tiny model and two LoRAs of different rank and alpha for it."""
     home = tmp_path_factory.mktemp("studio")
     folder = tiny_sd_folder(home / "model")
-    components = FAMILIES["sd1"].load(ModelSettings(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
+    components = FAMILIES["sd1"].load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
     targets = FAMILIES["sd1"].adapter_targets(components, text_encoder=True)
     for seed, name in enumerate("ab"):
         network = randomise(make_network(targets, seed=seed, rank=3 + seed, alpha=1.0 + seed), seed)

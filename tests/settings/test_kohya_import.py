@@ -108,12 +108,12 @@ def test_a_field_that_is_added_takes_its_key_without_a_line_in_the_table(monkeyp
     from dataclasses import replace
 
     fields = dict(fields_of())
-    fields["train.noise_offset"] = replace(fields["train.noise_offset"], kohya="ip_noise_gamma")
+    fields["noise.noise_offset"] = replace(fields["noise.noise_offset"], kohya="ip_noise_gamma")
     for module in ("draft", "rules"):
         monkeypatch.setattr(f"lora_core.settings.kohya.{module}.fields_of", lambda: fields, raising=False)
     told = gui(ip_noise_gamma=0.2)
-    assert entry(told, "ip_noise_gamma").path == "train.noise_offset"
-    assert told.settings.train.noise_offset == 0.2
+    assert entry(told, "ip_noise_gamma").path == "noise.noise_offset"
+    assert told.settings.noise.noise_offset == 0.2
 
 
 def changed(value):
@@ -158,7 +158,7 @@ def test_the_epochs_for_max_train_steps_are_counted_where_the_images_are(tmp_pat
 
 @pytest.mark.parametrize(
     ("key", "path", "real"),
-    [("max_grad_norm", "train.max_grad_norm", 1.0), ("prior_loss_weight", "train.prior_loss_weight", 1.0)],
+    [("max_grad_norm", "train.max_grad_norm", 1.0), ("prior_loss_weight", "loss.prior_loss_weight", 1.0)],
 )
 def test_a_zero_that_the_gui_drops_is_what_kohya_trains_with(key, path, real):
     told = gui(**{key: 0})
@@ -168,7 +168,7 @@ def test_a_zero_that_the_gui_drops_is_what_kohya_trains_with(key, path, real):
 
 def test_sd_scripts_takes_a_zero_as_written():
     run = scripts(max_grad_norm=0, prior_loss_weight=0.0, seed=0).settings
-    assert (run.train.max_grad_norm, run.train.prior_loss_weight, run.train.seed) == (None, 0, 0)
+    assert (run.train.max_grad_norm, run.loss.prior_loss_weight, run.train.seed) == (None, 0, 0)
 
 
 def test_seed_0_of_the_gui_is_a_new_seed_each_time():

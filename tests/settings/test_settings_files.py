@@ -117,8 +117,17 @@ def test_a_file_of_an_older_version_goes_through_every_migration_since(tmp_path,
     tree = {"version": 1, "train": {"rounds": 3}}
     assert files.migrated(tree, tmp_path)["train"] == {"epochs": 6}
     assert files.migrated({"version": 2, "train": {"epochs": 3}}, tmp_path)["train"] == {"epochs": 6}
-    assert files.migrated({"train": {"epochs": 3}}, tmp_path) == {"version": 3, "train": {"epochs": 3}}
     assert tree == {"version": 1, "train": {"rounds": 3}}
+    assert files.migrated({"train": {"rounds": 3}}, tmp_path) == {"version": 3, "train": {"epochs": 6}}
+
+
+def test_settings_of_the_loss_move_out_of_the_training_of_version_1(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text(
+        "[train]\nepochs = 3\nmin_snr_gamma = 5.0\nnoise_offset = 0.1\n[loss]\nmin_snr_gamma = 1.0\n", "utf-8"
+    )
+    settings = load_settings(path)
+    assert (settings.train.epochs, settings.loss.min_snr_gamma, settings.noise.noise_offset) == (3, 1.0, 0.1)
 
 
 def test_there_is_a_migration_from_every_older_version():

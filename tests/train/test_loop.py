@@ -289,10 +289,10 @@ def test_u_net_only_and_its_cached_captions(settings):
 def test_regularisation_without_weight_is_as_if_it_were_not_there(settings, images, tmp_path):
     plain = changed(settings, save={"output_dir": tmp_path / "plain"})
     events_of(plain)
-    with_reg = changed(settings, dataset={"reg_dir": images / "reg"}, train={"prior_loss_weight": 0})
+    with_reg = changed(settings, dataset={"reg_dir": images / "reg"}, loss={"prior_loss_weight": 0})
     events_of(with_reg)
     assert weights(final(with_reg)) == weights(final(plain))
-    used = changed(with_reg, train={"prior_loss_weight": 1.0}, save={"output_dir": tmp_path / "used"})
+    used = changed(with_reg, loss={"prior_loss_weight": 1.0}, save={"output_dir": tmp_path / "used"})
     doubled = only(events_of(used), RunStarted)[0]
     assert doubled.total_steps > 10
 

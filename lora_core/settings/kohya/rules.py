@@ -175,7 +175,7 @@ def steps_per_epoch(draft: Draft) -> int | None:
     """The least number of steps an epoch can have, counted from the image folder; None where it can't be read."""
     from lora_core.data.folders import scan  # imports the settings
     from lora_core.settings.base import clean_path
-    from lora_core.settings.run import DatasetSettings
+    from lora_core.settings.dataset import DatasetSettings
 
     folder = clean_path(draft.text("train_data_dir"))
     if not folder or not draft.may_read(Path(folder)) or not Path(folder).is_dir():

@@ -1,0 +1,52 @@
+"""The pictures and their captions: where they are and how they are shown."""
+
+from typing import Literal
+
+from lora_core.settings.base import Resolution, Settings, UserPath, setting
+
+
+class DatasetSettings(Settings):
+    train_dir: UserPath = setting(None, "Image folder", "train_data_dir")
+    """The folder that holds folders such as "20_usu bear" (20 repeats, trigger words "usu bear"). A plain folder of images works too."""
+    trigger_words: str = setting("", "Trigger words", max_length=500)
+    """The words that call up what is trained, for a plain folder of images. Folders named "20_usu bear" carry them in their name."""
+    reg_dir: UserPath = setting(None, "Regularisation folder", "reg_data_dir")
+    """Optional. Holds folders such as "1_bear" with pictures of the class made by the source model; they keep the LoRA from changing every bear."""
+    caption_extension: Literal[".txt", ".caption"] = setting(".txt", "Caption file extension", "caption_extension")
+    """A file beside each image with the same name and this ending holds its caption. Images without one use the folder's words."""
+    resolution: Resolution = setting("512,512", "Max resolution", "max_resolution")
+    """Training size in pixels: one number or width,height. With buckets it is the largest area; more is slower and needs more memory."""
+    enable_bucket: bool = setting(True, "Enable buckets", "enable_bucket")
+    """Groups images by shape, so that portrait and landscape pictures are not cropped to a square."""
+    min_bucket_reso: int = setting(256, "Minimum bucket resolution", "min_bucket_reso", ge=8, le=8192)
+    """Shortest side of a bucket, in pixels. Not used while upscaling is off."""
+    max_bucket_reso: int = setting(2048, "Maximum bucket resolution", "max_bucket_reso", ge=8, le=8192)
+    """Longest side of a bucket, in pixels. Not used while upscaling is off."""
+    bucket_reso_steps: int = setting(64, "Bucket resolution steps", "bucket_reso_steps", ge=8, le=1024)
+    """Sides of buckets are multiples of this many pixels."""
+    bucket_no_upscale: bool = setting(True, "Don't upscale bucket resolution", "bucket_no_upscale")
+    """Small images stay small instead of being enlarged. Gives more buckets, some with a single image."""
+    flip_aug: bool = setting(False, "Flip augmentation", "flip_aug")
+    """Half of the time, the mirrored image is shown. Not for characters that differ left and right, nor for text."""
+    random_crop: bool = setting(False, "Random crop instead of centre crop", "random_crop")
+    """Cuts a different part each time. Images are then encoded at every step: much slower."""
+    shuffle_caption: bool = setting(False, "Shuffle caption", "shuffle_caption")
+    """Mixes the comma-separated tags of a caption each time, so that their order is not learned."""
+    keep_tokens: int = setting(0, "Keep n tokens", "keep_tokens", ge=0, le=255)
+    """The first n tags stay in front when captions are shuffled. 1 keeps the trigger word first."""
+    caption_dropout_rate: float = setting(0.0, "Rate of caption dropout", "caption_dropout_rate", ge=0, le=1)
+    """Share of steps that train without a caption. 0.05 to 0.1 loosens the tie to the words."""
+    caption_dropout_every_n_epochs: int | None = setting(
+        None, "Dropout caption every n epochs", "caption_dropout_every_n_epochs", ge=1
+    )
+    """Every n-th epoch is trained without captions."""
+    caption_prefix: str = setting("", "Caption prefix", max_length=1000)
+    """Put in front of every caption."""
+    caption_suffix: str = setting("", "Caption suffix", max_length=1000)
+    """Put behind every caption."""
+    cache_latents: Literal["memory", "disk", "off"] = setting("memory", "Cache latents", "cache_latents")
+    """Encodes each image once: training is much faster and the VAE leaves the graphics memory. Disk keeps them for the next run."""
+    cache_dir: UserPath = setting(None, "Latent cache folder")
+    """Where cached latents are kept on disk. Empty: a folder .kumakobo beside the images."""
+    skip_bad_images: bool = setting(False, "Skip broken images")
+    """Trains without the images that can't be read, after naming them. Off: the run does not start."""

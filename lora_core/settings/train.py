@@ -1,0 +1,36 @@
+"""How long, how fast and on what a run trains."""
+
+from typing import Literal
+
+from lora_core.settings.base import Settings, setting
+
+
+class TrainSettings(Settings):
+    train_batch_size: int = setting(1, "Train batch size", "train_batch_size", ge=1, le=256)
+    """Images per step. More is smoother and faster per image but needs more memory."""
+    epochs: int = setting(10, "Epoch", "epoch", ge=1, le=100_000)
+    """How often the whole set, with repeats, is gone through. This is what runs: there is no hidden limit of steps."""
+    max_train_steps: int | None = setting(None, "Max train steps", "max_train_steps", ge=1)
+    """Stops after this many steps, even in the middle of an epoch. Empty: the epochs decide."""
+    learning_rate: float = setting(1e-4, "Learning rate", "learning_rate", gt=0, le=10)
+    """How far each step goes. 0.0001 for AdamW; 1 for Prodigy and DAdaptAdam, which find their own."""
+    unet_lr: float | None = setting(None, "U-Net learning rate", "unet_lr", gt=0, le=10)
+    """Learning rate of the U-Net. Empty: the learning rate above."""
+    train_text_encoder: bool = setting(True, "Train text encoder")
+    """Also trains the text encoder: ties the look to the trigger words more strongly. Off: U-Net only."""
+    text_encoder_lr: float | None = setting(None, "Text encoder learning rate", "text_encoder_lr", gt=0, le=10)
+    """Learning rate of the text encoder. Empty: the learning rate above. Half of it is usual."""
+    max_grad_norm: float | None = setting(1.0, "Max grad norm", "max_grad_norm", gt=0)
+    """Longer gradients are shortened to this, against jumps. Empty: no limit."""
+    gradient_accumulation_steps: int = setting(
+        1, "Gradient accumulation steps", "gradient_accumulation_steps", ge=1, le=1024
+    )
+    """Adds up this many batches before each step: works like a larger batch, without its memory."""
+    gradient_checkpointing: bool = setting(False, "Gradient checkpointing", "gradient_checkpointing")
+    """Computes part of the network twice instead of keeping it: about half of the memory, about 30% slower."""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting("auto", "Mixed precision", "mixed_precision")
+    """Number format of the computation. Auto: bf16 where the device does it fast, else fp16 on a graphics card."""
+    seed: int | None = setting(42, "Seed", "seed", ge=0, le=2**32 - 1)
+    """The same seed and settings give the same LoRA. 0 is a seed like any other. Empty: a new one each time, written down with the run."""
+    device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = setting("auto", "Device")
+    """Where to compute. Auto: the graphics card if there is one, else the processor."""
