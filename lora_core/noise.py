@@ -27,6 +27,20 @@ def signal_left(beta_start: float, beta_end: float, steps: int, schedule: Schedu
     return torch.cumprod(1.0 - betas, dim=0)
 
 
+def zero_terminal(alpha_bar: Tensor) -> Tensor:
+    """alpha_bar moved and stretched so that nothing of the signal is left at the last step; the first stays.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1. Through beta and back
+    as there, so that the numbers are those the samplers compute.
+    """
+    root = alpha_bar.sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    stretched = ((root - last) * (first / (first - last))).square()
+    alphas = torch.cat([stretched[:1], stretched[1:] / stretched[:-1]])
+    betas = 1 - alphas
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
 def diffuse(x0: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) epsilon; DDPM equation 4. alpha_bar broadcasts against x0."""
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * epsilon
@@ -39,7 +53,9 @@ def velocity(x0: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:
 
 def min_snr(snr: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
     """Loss weight min(snr, gamma) / snr, and / (snr + 1) for velocity; Hang et al. 2023, section 3.4."""
-    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)  # 1 at an SNR of 0
+    return snr.clamp(max=gamma) / (snr + 1)
 
 
 def offset_noise(shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
@@ -66,11 +82,16 @@ class Ddpm:
     beta_end: float = 0.012
     steps: int = 1000
     schedule: Schedule = "scaled_linear"
+    zero_terminal_snr: bool = False
+    """Nothing of the picture is left at the last step."""
+    min_timestep: int = 0
+    max_timestep: int | None = None
+    """Steps in [min_timestep, max_timestep) are trained; None: up to the last."""
     alpha_bar: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         table = signal_left(self.beta_start, self.beta_end, self.steps, self.schedule)
-        object.__setattr__(self, "alpha_bar", table)
+        object.__setattr__(self, "alpha_bar", zero_terminal(table) if self.zero_terminal_snr else table)
 
     def to(self, device: torch.device | str) -> "Ddpm":
         """Moves the table once, so that a step on a graphics card copies nothing."""
@@ -78,8 +99,8 @@ class Ddpm:
         return self
 
     def sample_timesteps(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n,) int64 on the CPU, each step equally likely."""
-        return torch.randint(0, self.steps, (n,), generator=generator)
+        """(n,) int64 on the CPU, each step of the trained range equally likely."""
+        return torch.randint(self.min_timestep, self.max_timestep or self.steps, (n,), generator=generator)
 
     def offset_noise(self, shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
         """See the function of the same name."""

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from lora_core.data.checks import checked
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
+from lora_core.data.mask_files import MaskFiles, mask_problems
+from lora_core.data.masks import Masks
 from lora_core.data.metadata import dataset_metadata
 from lora_core.data.samples import Sample, build_samples, fingerprint
 from lora_core.errors import ProblemsFound, UserError
@@ -96,12 +98,13 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
     hash_in_background(components)
     prepare_model(settings, components)
-    data = yield from training_data(settings, family, components, samples)
+    masks = masks_of(settings, found, components)
+    data = yield from training_data(settings, family, components, samples, masks)
 
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
     optimizer = build_optimizer(settings, network, accelerator, plan)
-    facts = facts_of(found, samples, settings)
+    facts = facts_of(found, samples, settings, masks)
     if position is not None and settings.save.resume is not None:
         check_fits(position, settings, facts.fingerprint, settings.save.resume)
         load_state(settings.save.resume, network, optimizer, accelerator.scaler)
@@ -133,17 +136,33 @@ def usable(found: Scan, settings: RunSettings) -> Scan:
     return good
 
 
-def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataFacts:
+def masks_of(settings: RunSettings, found: Scan, components: Components) -> Masks | None:
+    """The masks of the loss, if there are to be any. Raises ProblemsFound if they can't be used."""
+    problems = list(mask_problems(settings, found))
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise ProblemsFound(errors)
+    files = MaskFiles.of(settings, found)
+    return None if files is None else Masks(files, components.vae_factor)
+
+
+def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: Masks | None = None) -> DataFacts:
+    known = fingerprint(samples)
+    if masks is not None:
+        known += masks.fingerprint([sample.image.path for sample in samples])
     return DataFacts(
-        fingerprint=fingerprint(samples),
+        fingerprint=known,
         metadata=dataset_metadata(found, samples, buckets_enabled=settings.dataset.enable_bucket),
         captions=tuple({sample.caption for sample in samples}),
-        warnings=tuple(found.problems),
+        warnings=(*found.problems, *mask_problems(settings, found)),
     )
 
 
 def training_data(
-    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
+    settings: RunSettings,
+    family: ModelFamily,
+    components: Components,
+    samples: list[Sample],
+    masks: Masks | None = None,
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
     cache = latent_cache(
@@ -156,7 +175,7 @@ def training_data(
             yield StageChanged(stage="caching_latents", done=done, total=total)
         if components.device.type != "cpu":
             components.vae.to("cpu")  # its memory is wanted for training; sampling brings it back for a moment
-    return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache)
+    return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache, masks)
 
 
 def vae_identity(components: Components) -> str:
