@@ -4,12 +4,14 @@ Symbols: x0 clean latents, epsilon noise, alpha_bar the share of signal left (``
 x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) epsilon.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from lora_core.settings import NoiseSettings
 
 PredictionType = Literal["epsilon", "v_prediction"]
 Schedule = Literal["scaled_linear", "linear"]
@@ -69,6 +71,48 @@ def offset_noise(shape: Sequence[int], generator: torch.Generator, offset: float
     return noise
 
 
+def obeying(schedule: Mapping[str, Any], noise: NoiseSettings) -> dict[str, Any]:
+    """The arguments of a model's Ddpm with what the settings have to say about it.
+
+    Those of other processes stay as they are.
+    """
+    if "beta_start" not in schedule:
+        return dict(schedule)
+    last = noise.max_timestep if noise.max_timestep < schedule["steps"] else None
+    wanted = {"min_timestep": noise.min_timestep, "max_timestep": last}
+    if noise.zero_terminal_snr != "auto":
+        wanted["zero_terminal_snr"] = noise.zero_terminal_snr == "on"
+    return {**schedule, **wanted}
+
+
+class NoiseProcess(Protocol):
+    """What training asks of the way noise is added, discrete (Ddpm) or continuous (flow matching)."""
+
+    prediction_type: str
+    steps: int
+    """Timesteps of the whole way from picture to noise."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """With its tables on a device."""
+        ...
+
+    def sample_timesteps(self, n: int, generator: torch.Generator, latent_tokens: int | None = None) -> Tensor:
+        """(n,) timesteps on the CPU. ``latent_tokens``: how many places the denoiser attends to, where that counts."""
+        ...
+
+    def add_noise(self, x0_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The noisy latents the model sees."""
+        ...
+
+    def target(self, x0_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """What the model should answer."""
+        ...
+
+    def snr(self, t_B: Tensor) -> Tensor:
+        """(B,) signal-to-noise ratio, 0 where nothing of the signal is left."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ddpm:
     """The discrete noise process of Stable Diffusion 1.x, equal to diffusers' DDPMScheduler.
@@ -98,7 +142,7 @@ class Ddpm:
         object.__setattr__(self, "alpha_bar", self.alpha_bar.to(device))
         return self
 
-    def sample_timesteps(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample_timesteps(self, n: int, generator: torch.Generator, latent_tokens: int | None = None) -> Tensor:
         """(n,) int64 on the CPU, each step of the trained range equally likely."""
         return torch.randint(self.min_timestep, self.max_timestep or self.steps, (n,), generator=generator)
 

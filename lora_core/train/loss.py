@@ -4,29 +4,15 @@ In the order of sd-scripts: error of each element, mask, mean of each sample, th
 level, mean of the batch. Weights are not made up for, so that two samples of weight 0.5 count as one.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
+from lora_core.noise import NoiseProcess
 from lora_core.settings import LossSettings
 from lora_core.train.loss_weights import noise_level_weights
 
 LEAST_MASK = 0.01
 """Share of a picture that a mask is taken to leave at least, so that an empty one gives no division by 0."""
-
-
-class NoiseLevels(Protocol):
-    """What the loss asks of a noise process."""
-
-    @property
-    def steps(self) -> int:
-        """Timesteps of the whole way to noise."""
-        ...
-
-    def snr(self, t_B: Tensor) -> Tensor:
-        """(B,) signal-to-noise ratio, 0 where nothing of the signal is left."""
-        ...
 
 
 def training_loss(
@@ -36,7 +22,7 @@ def training_loss(
     *,
     sample_weights_B: Tensor,
     timesteps_B: Tensor,
-    noise: NoiseLevels,
+    noise: NoiseProcess,
     masks_B1HW: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch, in float32.
@@ -75,7 +61,7 @@ def elementwise(prediction: Tensor, target: Tensor, loss_type: str, c_B111: Tens
     return c_B111 * smooth if loss_type == "huber" else smooth
 
 
-def threshold(loss: LossSettings, timesteps_B: Tensor, noise: NoiseLevels) -> Tensor | None:
+def threshold(loss: LossSettings, timesteps_B: Tensor, noise: NoiseProcess) -> Tensor | None:
     """(B, 1, 1, 1) c of huber and smooth_l1 at each sample's noise level; None for other losses.
 
     constant: c. exponential: from 1 without noise to c at the end. snr: (1 - c) / (1 + sigma)² + c with sigma the

@@ -6,11 +6,10 @@ terminal SNR included; sd-scripts takes the unchanged schedule's.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
-from lora_core.noise import PredictionType, min_snr
+from lora_core.noise import NoiseProcess, PredictionType, min_snr
 from lora_core.settings import LossSettings
 
 LOWEST_SNR, HIGHEST_SNR = 1e-3, 1e3
@@ -18,7 +17,7 @@ LOWEST_SNR, HIGHEST_SNR = 1e-3, 1e3
 from 0.0047 to 1175; with zero terminal SNR the last steps would weigh infinitely much."""
 
 
-def noise_level_weights(loss: LossSettings, timesteps_B: Tensor, noise: Any) -> Tensor | None:
+def noise_level_weights(loss: LossSettings, timesteps_B: Tensor, noise: NoiseProcess) -> Tensor | None:
     """(B,) product of all weights that are on and that the noise process knows; None if there are none."""
     prediction_type = prediction_of(noise)
     if prediction_type is None:
@@ -29,12 +28,13 @@ def noise_level_weights(loss: LossSettings, timesteps_B: Tensor, noise: Any) -> 
     return weights_B
 
 
-def prediction_of(noise: Any) -> PredictionType | None:
+def prediction_of(noise: NoiseProcess) -> PredictionType | None:
     """What a diffusion model predicts; None for a flow model."""
-    return getattr(noise, "prediction_type", None)
+    found = noise.prediction_type
+    return found if found in ("epsilon", "v_prediction") else None
 
 
-def without_effect(loss: LossSettings, noise: Any) -> list[str]:
+def without_effect(loss: LossSettings, noise: NoiseProcess) -> list[str]:
     """The settings of weights that are on but that this noise process has no use for."""
     wanted = {
         "loss.min_snr_gamma": loss.min_snr_gamma is not None,
