@@ -56,7 +56,7 @@ def velocity(x0: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:
 def min_snr(snr: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
     """Loss weight min(snr, gamma) / snr, and / (snr + 1) for velocity; Hang et al. 2023, section 3.4."""
     if prediction_type == "epsilon":
-        return (gamma / snr).clamp(max=1)  # 1 at an SNR of 0
+        return (snr.clamp(max=gamma) / snr).nan_to_num(nan=1.0)  # 0 / 0: nothing of the signal is left
     return snr.clamp(max=gamma) / (snr + 1)
 
 
