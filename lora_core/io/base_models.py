@@ -1,4 +1,4 @@
-"""What a LoRA's metadata calls the model it was trained on, in sd-scripts' words and in those of Stability's standard."""
+"""What a LoRA's metadata calls the model it was trained on: sd-scripts' words and those of Stability's standard."""
 
 from typing import Any, NamedTuple
 

@@ -39,7 +39,7 @@ def test_known_texts_need_no_encoder_and_new_ones_bring_it_back(texts):
 
 
 def test_no_more_is_kept_than_fits(texts, monkeypatch):
-    encoded, components, _ = texts
+    encoded, *_ = texts
     monkeypatch.setattr("lora_core.families.encoded.MOST_TEXTS", 2)
     assert MOST_TEXTS > 2
     encoded(["a", "b", "c"])
