@@ -114,7 +114,7 @@ def prior_words(settings: RunSettings) -> Found:
         if loss.prior_words.strip():
             yield _warning("loss.prior_words", "checks.prior_words_unused", {"loss.prior_preservation": 1.0})
     elif trigger and trigger.lower() in loss.prior_words.lower():
-        yield _warning("loss.prior_words", "checks.prior_words_trigger", {}, words=trigger)
+        yield _warning("loss.prior_words", "checks.prior_words_trigger", {"loss.prior_words": ""}, words=trigger)
 
 
 LOSS_AND_NOISE: tuple[Callable[[RunSettings], Found], ...] = (

@@ -39,12 +39,8 @@ def training_metadata(
     dataset: dict[str, str],
     seed: int,
     precision: str,
-<<<<<<< HEAD
-    prediction_type: Literal["epsilon", "v_prediction"],
-    zero_terminal_snr: bool = False,
-=======
     prediction_type: str,
->>>>>>> next
+    zero_terminal_snr: bool = False,
     started_at: float,
     finished_at: float,
     steps: int,
@@ -66,13 +62,9 @@ def training_metadata(
         "ss_mixed_precision": precision,
         **_network(settings.network, base.network_module),
         **_training(settings, plan),
-<<<<<<< HEAD
         **_loss_and_noise(settings.loss, settings.noise),
         "ss_zero_terminal_snr": zero_terminal_snr,
-        **_model(settings, source, prediction_type),
-=======
         **_model(settings, source, base),
->>>>>>> next
         **_data(settings),
     }
     spec = _modelspec(settings, base, prediction_type, finished_at)
@@ -264,14 +256,9 @@ def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, fin
         "title": save.title or save.output_name,
         "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
-<<<<<<< HEAD
-        "prediction_type": "epsilon" if prediction_type == "epsilon" else "v",
-        "timestep_range": _timestep_range(settings.noise),
-        "encoder_layer": settings.model.clip_skip,
-=======
         "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction_type),
+        "timestep_range": _timestep_range(settings.noise),
         "encoder_layer": getattr(settings.model, "clip_skip", None),
->>>>>>> next
         "author": save.author,
         "description": save.description,
         "license": save.license,
