@@ -76,8 +76,8 @@ def warnings(session: "Session") -> Iterator[Warned]:
         }
         yield warned("model.max_token_length", "train.captions_cut", values)
     for path in without_effect(session.settings.loss, session.noise):
-        yield warned(path, _WITHOUT_EFFECT[session.noise.prediction_type])
+        yield warned(path, _WITHOUT_EFFECT[session.noise.prediction_type], {})
     if getattr(session.noise, "zero_terminal_snr", False) and session.noise.prediction_type == "epsilon":
-        yield warned("noise.zero_terminal_snr", "checks.zero_snr_epsilon")
+        yield warned("noise.zero_terminal_snr", "checks.zero_snr_epsilon", {})
     for problem in session.data_facts.warnings:
         yield warned(problem.path, problem.key, problem.values)
