@@ -31,6 +31,6 @@ class LossSettings(Settings):
     prior_loss_weight: float = setting(1.0, "Prior loss weight", "prior_loss_weight", ge=0, le=10)
     """How much the regularisation images count against the training images. 0 turns them off."""
     prior_preservation: float | None = setting(None, "Prior preservation", gt=0, le=10)
-    """Keeps the class as the source model knows it, without regularisation images: its own answer to the class words is a second target. 1 is usual; takes about 2.5 times as long. Empty: off."""
+    """Keeps the class as the source model knows it, without regularisation images: its own answer to the class words is a second target. 1 is usual; takes about 2.5 times as long and needs more memory. Empty: off."""
     prior_words: str = setting("", "Class words", max_length=500)
     """What prior preservation protects: the word for all of the kind, such as "bear" or "1girl". Empty: pictures without any prompt."""

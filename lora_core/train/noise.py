@@ -8,8 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_core.noise import offset_noise
+from lora_core.noise import NoiseProcess, offset_noise
 from lora_core.settings import NoiseSettings
+
+
+def draw_timesteps(process: NoiseProcess, x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings) -> Tensor:
+    """(B,) timesteps on the device of ``x0_BCHW``, within the range of the settings.
+
+    A discrete process keeps to the range by itself; the continuous times of a flow are pressed together into it, so
+    that their distribution keeps its form.
+    """
+    batch, tokens = len(x0_BCHW), x0_BCHW[0, 0].numel() // 4
+    t_B = process.sample_timesteps(batch, generator, tokens)
+    if t_B.is_floating_point():
+        share = (noise.max_timestep - noise.min_timestep) / 1000
+        t_B = process.steps * noise.min_timestep / 1000 + share * t_B
+    return t_B.to(x0_BCHW.device, non_blocking=True)
 
 
 def draw_noise(x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings, *, shaped: bool = True) -> Tensor:

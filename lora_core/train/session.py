@@ -23,7 +23,7 @@ from lora_core.settings import RunSettings, TrainSettings
 from lora_core.train.files import Retention
 from lora_core.train.loss import training_loss
 from lora_core.train.loss_weights import prediction_of
-from lora_core.train.noise import draw_noise, perturbed
+from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
 from lora_core.train.optimizers import create_optimizer
 from lora_core.train.preservation import with_class_words
 from lora_core.train.randomness import derive, generator, seed_dropout
@@ -202,7 +202,7 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
-    t = session.noise.sample_timesteps(len(x0), random, x0[0, 0].numel() // 4).to(device, non_blocking=True)
+    t = draw_timesteps(session.noise, x0, random, settings.noise)
     epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
     noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)

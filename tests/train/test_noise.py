@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from lora_core.noise import offset_noise
+from lora_core.noise import Ddpm, offset_noise
 from lora_core.settings import NoiseSettings
-from lora_core.train.noise import adaptive_offset, coarser_noise, draw_noise, perturbed, random_strength, unit_spread
+from lora_core.train.noise import (
+    adaptive_offset,
+    coarser_noise,
+    draw_noise,
+    draw_timesteps,
+    perturbed,
+    random_strength,
+    unit_spread,
+)
 
 X0 = 2 * torch.randn(3, 4, 12, 8, generator=torch.Generator().manual_seed(9)) + torch.tensor([3.0, -1, 0, 0.5]).view(
     1, 4, 1, 1
@@ -68,6 +76,30 @@ def test_random_strengths_are_uniform():
     strengths = random_strength(20_000, generator(), 0.3).flatten()
     assert 0 <= float(strengths.min()) < float(strengths.max()) < 0.3
     assert float(strengths.mean()) == pytest.approx(0.15, abs=0.003)
+
+
+class Flow:
+    """Stands for the process of FLUX: uniform times in (0, 1000]."""
+
+    steps = 1000
+
+    def sample_timesteps(self, n, generator, latent_tokens=None):
+        assert latent_tokens == 12 * 8 // 4
+        return 1000 * (1 - torch.rand(n, generator=generator))
+
+
+@pytest.mark.parametrize("process", [Flow(), Ddpm()])
+def test_the_whole_range_of_times_is_the_process_own(process):
+    drawn = draw_timesteps(process, X0, generator(), NoiseSettings())
+    assert torch.equal(drawn, process.sample_timesteps(3, generator(), 24))
+
+
+def test_the_times_of_a_flow_are_pressed_into_the_range():
+    x0 = torch.zeros(20_000, 4, 12, 8)
+    t = draw_timesteps(Flow(), x0, generator(), NoiseSettings(min_timestep=200, max_timestep=700))
+    assert 200 < float(t.min()) < 201
+    assert 699 < float(t.max()) <= 700
+    assert float(t.mean()) == pytest.approx(450, abs=5)
 
 
 # ---- multires --------------------------------------------------------------------------------------------------------
