@@ -40,7 +40,9 @@ def draw_noise(x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings
     else:
         drawn = _offset_of_its_own(x0_BCHW, generator, offset, noise)
     if iterations is not None:
-        drawn = drawn + coarser_noise(shape, generator, iterations, noise.multires_noise_discount).to(device)
+        drawn = drawn + coarser_noise(shape, generator, iterations, noise.multires_noise_discount).to(
+            device, non_blocking=True
+        )
         drawn = unit_spread(drawn)
     return drawn
 
