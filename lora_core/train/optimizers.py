@@ -10,21 +10,9 @@ from torch.optim import Optimizer
 
 from lora_core.errors import UserError
 from lora_core.settings import OptimizerSettings, parse_args
+from lora_core.train.optimizer_table import ALWAYS, CLASSES
 
 ParamGroups = Sequence[dict[str, Any]]
-
-CLASSES: dict[str, str] = {
-    "AdamW": "torch.optim.AdamW",
-    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
-    "PagedAdamW8bit": "bitsandbytes.optim.PagedAdamW8bit",
-    "Lion": "pytorch_optimizer.Lion",
-    "Lion8bit": "bitsandbytes.optim.Lion8bit",
-    "Adafactor": "transformers.optimization.Adafactor",
-    "DAdaptAdam": "pytorch_optimizer.DAdaptAdam",
-    "Prodigy": "prodigyopt.Prodigy",
-    "AdamWScheduleFree": "schedulefree.AdamWScheduleFree",
-}
-
 
 def create_optimizer(settings: OptimizerSettings, groups: ParamGroups, *, warmup_steps: int = 0) -> Optimizer:
     """The optimizer over ``groups`` (dicts with ``params``, ``lr`` and ``name``).
@@ -34,9 +22,11 @@ def create_optimizer(settings: OptimizerSettings, groups: ParamGroups, *, warmup
     """
     path = settings.class_path if settings.name == "custom" else CLASSES[settings.name]
     factory = find_class(path)
-    arguments = _arguments(settings, warmup_steps) | parse_args(settings.args)
+    arguments = _arguments(settings, groups, warmup_steps) | parse_args(settings.args)
     if settings.name == "Adafactor" and settings.relative_step:
         groups = [{k: v for k, v in group.items() if k != "lr"} for group in groups]
+    if settings.name == "Muon":
+        groups = list(muon_groups(groups, settings.weight_decay))
     try:
         optimizer = factory(list(groups), **arguments)
     except (TypeError, ValueError) as error:
@@ -51,21 +41,37 @@ def has_averaged_weights(optimizer: Optimizer) -> bool:
     return hasattr(optimizer, "eval") and any("train_mode" in group for group in optimizer.param_groups)
 
 
-def _arguments(settings: OptimizerSettings, warmup_steps: int) -> dict[str, Any]:
+def muon_groups(groups: ParamGroups, weight_decay: float) -> Iterator[dict[str, Any]]:
+    """Each group in two of the same name: matrices for Muon, all else for the AdamW inside it.
+
+    A convolution counts as the matrix (outputs, inputs x height x width). One row or one column has no directions to
+    make orthogonal: lengths of DoRA and LoRAs of rank 1 go to AdamW.
+    """
+    for group in groups:
+        split: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for parameter in group["params"]:
+            split[_is_matrix(parameter)].append(parameter)
+        for is_matrix, parameters in split.items():
+            if parameters:
+                yield {**group, "params": parameters, "use_muon": is_matrix, "weight_decay": weight_decay}
+
+
+def _is_matrix(parameter: torch.Tensor) -> bool:
+    return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 1
+
+
+def _arguments(settings: OptimizerSettings, groups: ParamGroups, warmup_steps: int) -> dict[str, Any]:
     """Constructor arguments beside the parameter groups."""
-    arguments: dict[str, Any] = {"weight_decay": settings.weight_decay}
+    arguments: dict[str, Any] = {"weight_decay": settings.weight_decay, **ALWAYS.get(settings.name, {})}
     match settings.name:
-        case "AdamW":
-            # One kernel for all parameters instead of one launch each.
-            arguments |= {"fused": True}
         case "Adafactor":
             arguments |= {"lr": None, "relative_step": settings.relative_step, "warmup_init": settings.relative_step}
             arguments |= {"scale_parameter": settings.relative_step}
         case "Prodigy":
-            arguments |= {"d_coef": settings.d_coef, "use_bias_correction": True, "safeguard_warmup": True}
-        case "DAdaptAdam" | "Lion":
-            arguments |= {"weight_decouple": True}
-        case "AdamWScheduleFree":
+            arguments |= {"d_coef": settings.d_coef}
+        case "ProdigyPlusScheduleFree":
+            arguments |= {"d_coef": settings.d_coef, "split_groups": len(groups) > 1}
+        case "AdamWScheduleFree" | "SGDScheduleFree":
             arguments |= {"warmup_steps": warmup_steps}
     return arguments
 

@@ -7,13 +7,14 @@ import torch
 from pydantic import TypeAdapter
 
 from lora_core.errors import UserError
-from lora_core.settings import OptimizerSettings
-from lora_core.train.optimizers import CLASSES, averaged_weights, create_optimizer, current_rates
+from lora_core.settings import FINDS_ITS_OWN_RATE, OptimizerSettings
+from lora_core.train.optimizer_table import CLASSES
+from lora_core.train.optimizers import averaged_weights, create_optimizer, current_rates
 
 OPTIMIZER = TypeAdapter(OptimizerSettings)
 NAMES = [variant.model_fields["name"].default for variant in get_args(get_args(OptimizerSettings)[0])]
 SETTINGS = [{"name": name} for name in NAMES if name != "custom"] + [
-    {"name": "custom", "class_path": "pytorch_optimizer.CAME"}
+    {"name": "custom", "class_path": "pytorch_optimizer.ADOPT"}
 ]
 
 
@@ -26,7 +27,7 @@ def problem(seed: int = 0):
 
 
 def groups(weight: torch.nn.Parameter, name: str):
-    lr = 1.0 if name in ("DAdaptAdam", "Prodigy") else 1e-2
+    lr = 1.0 if name in FINDS_ITS_OWN_RATE else 1e-2
     return [{"params": [weight], "lr": lr, "base_lr": lr, "name": "unet"}]
 
 
