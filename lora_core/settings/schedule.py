@@ -75,9 +75,7 @@ class WarmupStableDecay(_WithFloor, _WithWarmup):
     """Where the learning rate ends, as a part of the start: 0.1 ends at a tenth."""
     decay: float = Field(20.0, ge=0, le=100, title="LR decay (% of steps)")
     """Part of the run in which the learning rate falls, at its end. Before that it stays at the top."""
-    decay_steps: int | None = Field(
-        None, ge=0, title="LR decay (steps)", json_schema_extra={"kohya": "lr_decay_steps"}
-    )
+    decay_steps: int | None = Field(None, ge=0, title="LR decay (steps)", json_schema_extra={"kohya": "lr_decay_steps"})
     """The same as a number of steps. Empty: the percentage decides."""
 
 

@@ -24,7 +24,7 @@ class TrainSettings(Settings):
         None, "Stop text encoder (% of steps)", "stop_text_encoder_training", gt=0, le=100
     )
     """After this part of the run the text encoder stays as it is: it over-fits sooner than the U-Net. Steps get faster, too. Empty: it learns to the end."""
-    stop_text_encoder_steps: int | None = setting(None, "Stop text encoder (steps)", ge=0)
+    stop_text_encoder_steps: int | None = setting(None, "Stop text encoder (steps)", ge=1)
     """The same as a number of steps. Empty: the percentage decides."""
     cache_text_encoder_outputs: Literal["memory", "disk"] = setting("memory", "Cache text encoder outputs")
     """Each caption is encoded once while the text encoder is not trained. On disk, the next run starts without the text encoder."""

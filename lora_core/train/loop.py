@@ -32,6 +32,7 @@ from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
+from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
@@ -108,10 +109,11 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
     optimizer = build_optimizer(settings, network, accelerator, plan)
+    ema = Ema(network.named_parameters(), settings.train.ema_decay) if settings.train.ema_decay else None
     facts = facts_of(found, samples, settings)
     if position is not None and settings.save.resume is not None:
         check_fits(position, settings, facts.fingerprint, settings.save.resume)
-        load_state(settings.save.resume, network, optimizer, accelerator.scaler)
+        load_state(settings.save.resume, network, optimizer, accelerator.scaler, ema)
     return Session(
         settings=settings,
         family=family,
@@ -129,6 +131,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         retention=Retention(settings.save.keep_last_n),
         first_step=position.step if position else 0,
         texts=texts,
+        ema=ema,
         started_at=started_at,
     )
 

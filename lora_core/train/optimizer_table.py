@@ -56,6 +56,10 @@ ALWAYS: Mapping[str, Mapping[str, Any]] = {
 """Arguments that differ from the library's defaults; what the person writes under extra arguments goes before them."""
 
 
+WARMS_UP_ITSELF = frozenset({"AdamWScheduleFree", "SGDScheduleFree"})
+"""Given the warm-up's steps, they raise the rate themselves: their averages must know of it."""
+
+
 def package_of(name: str) -> str | None:
     """The package an optimizer comes from, if it is not one that nothing here works without."""
     package = CLASSES.get(name, "").partition(".")[0]

@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 
 from lora_core.errors import UserError
 from lora_core.settings import OptimizerSettings, parse_args
-from lora_core.train.optimizer_table import ALWAYS, CLASSES
+from lora_core.train.optimizer_table import ALWAYS, CLASSES, WARMS_UP_ITSELF
 
 ParamGroups = Sequence[dict[str, Any]]
+
 
 def create_optimizer(settings: OptimizerSettings, groups: ParamGroups, *, warmup_steps: int = 0) -> Optimizer:
     """The optimizer over ``groups`` (dicts with ``params``, ``lr`` and ``name``).
@@ -71,8 +72,8 @@ def _arguments(settings: OptimizerSettings, groups: ParamGroups, warmup_steps: i
             arguments |= {"d_coef": settings.d_coef}
         case "ProdigyPlusScheduleFree":
             arguments |= {"d_coef": settings.d_coef, "split_groups": len(groups) > 1}
-        case "AdamWScheduleFree" | "SGDScheduleFree":
-            arguments |= {"warmup_steps": warmup_steps}
+    if settings.name in WARMS_UP_ITSELF:
+        arguments |= {"warmup_steps": warmup_steps}
     return arguments
 
 
@@ -89,12 +90,17 @@ def find_class(path: str) -> Callable[..., Optimizer]:
 
 
 def current_rates(optimizer: Optimizer) -> dict[str, float]:
-    """The learning rate in force, per group, with what the optimizer itself found (Prodigy's d, Adafactor's own)."""
+    """The learning rate in force, per group, with what the optimizer itself found (Prodigy's d, Adafactor's own).
+
+    0 for a group that takes no gradients any more.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper passes on only what it knows
     return {group["name"]: _rate(inner, group) for group in inner.param_groups}
 
 
 def _rate(optimizer: Optimizer, group: dict[str, Any]) -> float:
+    if not any(parameter.requires_grad for parameter in group["params"]):
+        return 0.0
     if group.get("relative_step"):
         state = optimizer.state.get(group["params"][0])
         return float(optimizer._get_lr(group, state)) if state else 0.0
@@ -113,12 +119,14 @@ def averaged_weights(optimizer: Optimizer) -> Iterator[None]:
         yield
         return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = [p.detach().clone() for p in parameters]
+    kept = [parameter.data for parameter in parameters]
+    for parameter in parameters:
+        # The optimizer's own numbers are float32, even beside weights in bf16.
+        parameter.data = parameter.data.to(torch.float32, copy=True)
     optimizer.eval()
     try:
         yield
     finally:
         optimizer.train()
-        with torch.no_grad():
-            for parameter, before in zip(parameters, kept, strict=True):
-                parameter.copy_(before)
+        for parameter, before in zip(parameters, kept, strict=True):
+            parameter.data = before

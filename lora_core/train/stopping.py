@@ -5,10 +5,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lora_core.settings import TrainSettings
-
-STOPPED = "stopped"
-"""Key of an optimizer's group that learns no more; its rate counts as 0 whatever the schedule says."""
+from lora_core.adapters import AdapterNetwork
+from lora_core.families.base import DENOISER, Components, Conditioning, ModelFamily
+from lora_core.families.encoded import EncodedTexts
+from lora_core.settings import AnyModel, TrainSettings
 
 
 def text_encoders_stop_at(train: TrainSettings, total_steps: int) -> int | None:
@@ -20,18 +20,34 @@ def text_encoders_stop_at(train: TrainSettings, total_steps: int) -> int | None:
     return None
 
 
-def is_text_encoder(group: Mapping[str, Any]) -> bool:
-    return str(group["name"]).startswith("text_encoder")
-
-
 def freeze_text_encoders(optimizer: Optimizer) -> None:
     """Their weights take no gradients from now on, and every optimizer passes over weights without gradients.
 
-    The rate in the group stays, because some optimizers that find their own take the first group's for all.
+    The rate in the group stays as it is, because some optimizers that find their own take the first group's for all.
     """
-    for group in optimizer.param_groups:
-        if is_text_encoder(group) and not group.get(STOPPED):
-            group[STOPPED] = True
-            for parameter in group["params"]:
-                parameter.requires_grad_(False)
-                parameter.grad = None
+    for group in filter(is_text_encoder, optimizer.param_groups):
+        for parameter in group["params"]:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+def is_text_encoder(group: Mapping[str, Any]) -> bool:
+    """Whether a group of the optimizer is of a text encoder: the names of groups begin with the part."""
+    return str(group["name"]).startswith("text_encoder")
+
+
+class StoppedTexts(EncodedTexts):
+    """Captions as the text encoders with their finished adapters read them: without dropout, and once for all."""
+
+    def __init__(self, family: ModelFamily, components: Components, model: AnyModel, network: AdapterNetwork):
+        super().__init__(family, components, model)
+        self._adapters = [adapter for adapter in network if adapter.part != DENOISER]
+
+    def _one(self, prompt: str, weighted: bool, max_token_length: int | None) -> Conditioning:
+        for adapter in self._adapters:
+            adapter.eval()
+        try:
+            return super()._one(prompt, weighted, max_token_length)
+        finally:
+            for adapter in self._adapters:
+                adapter.train()
