@@ -27,6 +27,21 @@ def duration(seconds: float, language: Language) -> str:
     return say("jobs.days", language, days=hours // 24, hours=hours % 24)
 
 
+_PARTS = ("text_encoder_2", "text_encoder", "unet")
+"""The longer names first: each begins like one after it."""
+
+
+def part_name(group: str, language: Language) -> str:
+    """What a learning rate belongs to, from the name of the optimizer's group: a part, perhaps with more behind it."""
+    part = next(
+        (part for part in _PARTS if group == part or group.startswith((f"{part}.", f"{part}/", f"{part}:"))), ""
+    )
+    if not part:
+        return group
+    name, rest = say(f"monitor.chart.part.{part}", language), group[len(part) + 1 :]
+    return f"{name} · {rest}" if rest else name
+
+
 def clock(seconds: float) -> str:
     """Local time of day, with the date when it is not today."""
     then = time.localtime(seconds)

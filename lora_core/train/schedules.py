@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lora_core.settings import ScheduleSettings
+from lora_core.settings import ScheduleSettings, TrainSettings
 from lora_core.settings.schedule import InverseSqrt, PiecewiseConstant, WarmupStableDecay, read_rules
 
 if TYPE_CHECKING:
@@ -123,6 +123,15 @@ def _piecewise(schedule: PiecewiseConstant, total_steps: int) -> Factor:
 def _end(end: float | None, total_steps: int) -> float:
     """The first step that a rule no longer holds for; see read_rules."""
     return math.inf if end is None else end if end >= 0 else -end * total_steps
+
+
+def text_encoders_stop_at(train: TrainSettings, total_steps: int) -> int | None:
+    """The 0-based step from which text encoders are frozen; None if they learn to the end."""
+    if train.stop_text_encoder_steps is not None:
+        return train.stop_text_encoder_steps
+    if train.stop_text_encoder_training is not None:
+        return int(total_steps * train.stop_text_encoder_training / 100)
+    return None
 
 
 def set_rates(optimizer: "Optimizer", at: Factor, step: int) -> None:

@@ -26,8 +26,8 @@ from lora_core.train.optimizer_table import WARMS_UP_ITSELF
 from lora_core.train.optimizers import create_optimizer
 from lora_core.train.randomness import derive, generator, seed_dropout
 from lora_core.train.rounding import in_float32
-from lora_core.train.schedules import Factor, factor, set_rates, warmup_steps
-from lora_core.train.stopping import StoppedTexts, freeze_text_encoders, text_encoders_stop_at
+from lora_core.train.schedules import Factor, factor, set_rates, text_encoders_stop_at, warmup_steps
+from lora_core.train.stopping import StoppedTexts, freeze_text_encoders
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,7 @@ from torch.optim import Optimizer
 from lora_core.adapters import AdapterNetwork
 from lora_core.families.base import DENOISER, Components, Conditioning, ModelFamily
 from lora_core.families.encoded import EncodedTexts
-from lora_core.settings import AnyModel, TrainSettings
-
-
-def text_encoders_stop_at(train: TrainSettings, total_steps: int) -> int | None:
-    """The 0-based step from which text encoders are frozen; None if they learn to the end."""
-    if train.stop_text_encoder_steps is not None:
-        return train.stop_text_encoder_steps
-    if train.stop_text_encoder_training is not None:
-        return int(total_steps * train.stop_text_encoder_training / 100)
-    return None
+from lora_core.settings import AnyModel
 
 
 def freeze_text_encoders(optimizer: Optimizer) -> None:
