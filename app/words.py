@@ -1,5 +1,6 @@
 """Times, sizes and states in words, for what the server writes into the page."""
 
+import re
 import time
 from pathlib import Path
 
@@ -33,9 +34,7 @@ _PARTS = ("text_encoder_2", "text_encoder", "unet")
 
 def part_name(group: str, language: Language) -> str:
     """What a learning rate belongs to, from the name of the optimizer's group: a part, perhaps with more behind it."""
-    part = next(
-        (part for part in _PARTS if group == part or group.startswith((f"{part}.", f"{part}/", f"{part}:"))), ""
-    )
+    part = next((part for part in _PARTS if re.fullmatch(rf"{part}([./:].*)?", group)), "")
     if not part:
         return group
     name, rest = say(f"monitor.chart.part.{part}", language), group[len(part) + 1 :]
