@@ -18,6 +18,7 @@ from lora_core.errors import UserError
 from lora_core.settings import RunSettings
 from lora_core.settings.fields import fields_of
 from lora_core.train.ema import Ema
+from lora_core.train.rounding import in_float32
 
 VERSION = 1
 _EMA = "ema.safetensors"
@@ -127,7 +128,9 @@ def load_state(
     try:
         network.load_state_dict(load_file(folder / "adapter.safetensors"))
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(saved)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        with in_float32(parameters, 0):  # torch brings the optimizer's numbers into the format of the weights
+            optimizer.load_state_dict(saved)
         if ema is not None:
             ema.restart()
             if (folder / _EMA).exists():
