@@ -13,6 +13,7 @@ from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
 from lora_core.data.metadata import dataset_metadata
 from lora_core.data.samples import Sample, build_samples, fingerprint
+from lora_core.data.texts import TextsOnDisk, files_identity, text_folder
 from lora_core.errors import ProblemsFound, UserError
 from lora_core.events import (
     CheckpointSaved,
@@ -178,7 +179,7 @@ def encoded_texts(
     """
     if trained_text_parts(settings, family):
         return None
-    texts = EncodedTexts(family, components, settings.model)
+    texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
     if captions is not None:
         for done, total in texts.filling(captions):
@@ -187,6 +188,17 @@ def encoded_texts(
             prompts_asked(family, components, prompt, settings.model, texts)
         texts.release_encoders()
     return texts
+
+
+def text_store(settings: RunSettings, components: Components) -> TextsOnDisk | None:
+    """Where encoded texts are kept for the next run, if they are to be."""
+    if settings.train.cache_text_encoder_outputs != "disk":
+        return None
+    separate = {name: value for name, value in settings.model if isinstance(value, Path) and name != "vae"}
+    options = {name: value for name, value in settings.model if not isinstance(value, Path) and name != "base"}
+    files = files_identity([components.source.path, *(separate[name] for name in sorted(separate))])
+    facts = options | {"files": files, "precision": str(components.dtype), "separate": sorted(separate)}
+    return TextsOnDisk(text_folder(settings.dataset.cache_dir, settings.dataset.train_dir), facts)
 
 
 def vae_identity(components: Components) -> str:

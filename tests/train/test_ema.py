@@ -41,10 +41,9 @@ def test_inside_the_weights_are_the_average_and_afterwards_the_same_tensors(dtyp
     ema = Ema(own.items(), 0.9)
     train(own, 1)
     before = {name: (parameter.data_ptr(), parameter.detach().clone()) for name, parameter in own.items()}
-    with pytest.raises(KeyError), ema.weights():
+    with ema.weights():
         assert all(parameter.dtype == torch.float32 for parameter in own.values())
         assert not torch.equal(own["up"], before["up"][1].float())
-        raise KeyError
     for name, parameter in own.items():
         assert parameter.data_ptr() == before[name][0]
         assert torch.equal(parameter, before[name][1])

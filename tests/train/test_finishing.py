@@ -96,3 +96,15 @@ def test_the_average_is_saved_beside_or_instead(base, tmp_path):
 def test_when_text_encoders_stop(changes, expected):
     settings = RunSettings.model_validate({"train": changes})
     assert text_encoders_stop_at(settings.train, 200) == expected
+
+
+def test_captions_from_the_disk_train_the_same_without_the_text_encoder(base, tmp_path, monkeypatch):
+    cached = base | {"dataset": base["dataset"] | {"cache_dir": tmp_path / "cache"}}
+    unet_only = {"train_text_encoder": False}
+    run(cached, tmp_path / "memory", unet_only)
+    run(cached, tmp_path / "first", unet_only | {"cache_text_encoder_outputs": "disk"})
+    assert len(list((tmp_path / "cache").glob("*.text"))) == 1  # the folder's name is the one caption
+    monkeypatch.setattr("lora_core.families.encoded.EncodedTexts._encoded", None)
+    run(cached, tmp_path / "second", unet_only | {"cache_text_encoder_outputs": "disk"})
+    plain, first, second = (load_file(tmp_path / name / "usu.safetensors") for name in ("memory", "first", "second"))
+    assert all(torch.equal(plain[key], first[key]) and torch.equal(plain[key], second[key]) for key in plain)
