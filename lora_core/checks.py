@@ -10,6 +10,7 @@ from typing import Any
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
+from lora_core.settings.optimizer import ONE_RATE_FOR_ALL, SCHEDULE_FREE
 
 Found = Iterator[Problem]
 
@@ -52,10 +53,13 @@ def _uses_rates(settings: RunSettings) -> bool:
 
 def _ordinary_rates(settings: RunSettings) -> dict[str, float]:
     """The learning rates, if they are plain step sizes; empty if the optimizer finds its own."""
-    ordinary = settings.optimizer.name not in FINDS_ITS_OWN_RATE and _uses_rates(settings)
+    name = settings.optimizer.name
+    ordinary = name not in FINDS_ITS_OWN_RATE and name not in _PLAIN_DESCENT and _uses_rates(settings)
     return rates(settings) if ordinary else {}
 
 
+_PLAIN_DESCENT = frozenset({"SGDNesterov", "SGDNesterov8bit", "SGDScheduleFree"})
+"""Their steps are as large as the gradients, which are tiny: rates are thousands of times those of AdamW."""
 _ONE_RATE = {"train.learning_rate": 1.0, "train.unet_lr": None, "train.text_encoder_lr": None}
 _LEAST_MULTIPLIER = 0.1
 _HIGH_RATE = 0.01
@@ -75,7 +79,7 @@ def own_rate_too_low(settings: RunSettings) -> Found:
 def own_rate_differs(settings: RunSettings) -> Found:
     """They find one rate for the whole LoRA, so that parts can't have different ones."""
     found = set(rates(settings).values())
-    if settings.optimizer.name in FINDS_ITS_OWN_RATE and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
+    if settings.optimizer.name in ONE_RATE_FOR_ALL and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
         fix = {"train.unet_lr": None, "train.text_encoder_lr": None}
         path = "train.text_encoder_lr" if settings.train.text_encoder_lr is not None else "train.unet_lr"
         yield _error(path, "checks.own_rate_differs", fix, optimizer=settings.optimizer.name)
@@ -86,6 +90,57 @@ def rate_too_high(settings: RunSettings) -> Found:
         if rate > _HIGH_RATE:
             values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}"}
             yield _warning(path, "checks.rate_high", {path: 1e-4}, **values)
+
+
+_LION = (3e-4, 3e-5)
+_LARGE_STEPS = {"Lion": _LION, "Lion8bit": _LION, "PagedLion8bit": _LION, "Muon": (2e-3, 2e-4)}
+"""Optimizers with larger steps than AdamW's at the same rate: above which they break LoRAs, and the usual rate."""
+
+
+def rate_too_high_for_optimizer(settings: RunSettings) -> Found:
+    """Lion moves every weight by the whole rate; Muon's rates elsewhere, 0.02, are before a scale that it has here."""
+    limit, usual = _LARGE_STEPS.get(settings.optimizer.name, (_HIGH_RATE, _HIGH_RATE))
+    for path, rate in rates(settings).items():
+        if limit < rate <= _HIGH_RATE:
+            values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}", "usual": f"{usual:g}"}
+            yield _warning(path, "checks.rate_high_for_optimizer", {path: usual}, **values)
+
+
+def rate_too_low_for_descent(settings: RunSettings) -> Found:
+    for path, rate in rates(settings).items():
+        if settings.optimizer.name in _PLAIN_DESCENT and rate < _HIGH_RATE:
+            values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}"}
+            yield _warning(path, "checks.rate_low_for_descent", {path: 1.0}, **values)
+
+
+def average_of_averages(settings: RunSettings) -> Found:
+    if settings.train.ema_decay is not None and settings.optimizer.name in SCHEDULE_FREE:
+        fix = {"train.ema_decay": None}
+        yield _error("train.ema_decay", "checks.average_of_averages", fix, optimizer=settings.optimizer.name)
+
+
+def text_encoder_options_unused(settings: RunSettings) -> Found:
+    """What is set for a text encoder that is trained, or is not."""
+    train = settings.train
+    for path in ("train.stop_text_encoder_training", "train.stop_text_encoder_steps"):
+        if not train.train_text_encoder and getattr(train, path.removeprefix("train.")) is not None:
+            yield _warning(path, "checks.stop_unused", {path: None})
+    path = "train.cache_text_encoder_outputs"
+    if train.train_text_encoder and train.cache_text_encoder_outputs == "disk":
+        yield _warning(path, "checks.text_cache_unused", {path: "memory"})
+
+
+def adapter_in_bf16_with_fp16(settings: RunSettings) -> Found:
+    """Gradients in bf16 can't be scaled as fp16 needs it."""
+    if settings.train.adapter_precision == "bf16" and settings.train.mixed_precision == "fp16":
+        yield _error("train.adapter_precision", "checks.bf16_with_fp16", {"train.adapter_precision": "float32"})
+
+
+def warmup_longer_than_run(settings: RunSettings) -> Found:
+    total, steps = settings.train.max_train_steps, getattr(settings.schedule, "warmup_steps", None)
+    if total is not None and steps is not None and steps >= total:
+        fix = {"schedule.warmup_steps": total // 10}
+        yield _warning("schedule.warmup_steps", "checks.warmup_long", fix, steps=steps, total=total)
 
 
 def rate_too_high_for_rank(settings: RunSettings) -> Found:
@@ -297,7 +352,13 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
     own_rate_differs,
     rate_too_high,
+    rate_too_high_for_optimizer,
+    rate_too_low_for_descent,
     rate_too_high_for_rank,
+    warmup_longer_than_run,
+    average_of_averages,
+    text_encoder_options_unused,
+    adapter_in_bf16_with_fp16,
     alpha_over_rank,
     conv_alpha_over_rank,
     locon_without_convolutions,

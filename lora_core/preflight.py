@@ -21,16 +21,7 @@ from lora_core.io.headers import identify
 from lora_core.plan import plan_of_scan
 from lora_core.settings import NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
-
-NEEDS_PACKAGE = {
-    "AdamW8bit": "bitsandbytes",
-    "PagedAdamW8bit": "bitsandbytes",
-    "Lion8bit": "bitsandbytes",
-    "Lion": "pytorch_optimizer",
-    "DAdaptAdam": "pytorch_optimizer",
-    "Prodigy": "prodigyopt",
-    "AdamWScheduleFree": "schedulefree",
-}
+from lora_core.train.optimizer_table import package_of
 
 
 def check(settings: RunSettings, *, starting: bool = False, deep: bool = False) -> list[Problem]:
@@ -128,7 +119,7 @@ def prompts(settings: RunSettings) -> Iterator[Problem]:
 
 def packages(settings: RunSettings) -> Iterator[Problem]:
     """What the optimizer needs is installed and works on this system."""
-    package = NEEDS_PACKAGE.get(settings.optimizer.name)
+    package = package_of(settings.optimizer.name)
     if package and importlib.util.find_spec(package) is None:
         values = {"name": settings.optimizer.name, "package": package}
         yield Problem("optimizer.name", "preflight.package_missing", values, fix={"optimizer.name": "AdamW"})

@@ -6,6 +6,7 @@ from app.folder_view import Wanted
 from app.i18n import t
 from app.live import Look, plan_html, scale_html, trained_html
 from app.page import Ui
+from app.rate_curve import curve_html
 from lora_core.i18n import Language
 
 
@@ -18,6 +19,7 @@ def build(ui: Ui) -> None:
     _loss(ui)
     _masks(ui)
     _noise(ui)
+    _averages(ui)
     _memory(ui)
 
 
@@ -64,8 +66,16 @@ def _basic(ui: Ui) -> None:
                 form.field("schedule.name")
             with gr.Row():
                 form.field("schedule.warmup")
+                form.field("schedule.warmup_steps")
+                form.field("schedule.min_lr_ratio")
+                form.field("schedule.decay")
+                form.field("schedule.decay_steps")
+                form.field("schedule.timescale")
                 form.field("schedule.num_cycles")
                 form.field("schedule.power")
+            form.field("schedule.step_rules")
+            ui.report(curve_html, "schedule_curve")
+            with gr.Row():
                 form.field("optimizer.weight_decay")
                 form.field("optimizer.d_coef")
                 form.field("optimizer.relative_step")
@@ -189,6 +199,21 @@ def _noise(ui: Ui) -> None:
 
 def _memory(ui: Ui) -> None:
     form = ui.form
-    with ui.advanced("parameters.memory"), gr.Row():
-        form.field("train.gradient_accumulation_steps")
-        form.field("train.gradient_checkpointing")
+    with ui.advanced("parameters.memory"):
+        with gr.Row():
+            form.field("train.gradient_accumulation_steps")
+            form.field("train.gradient_checkpointing")
+        with gr.Row():
+            form.field("train.adapter_precision")
+            form.field("train.cache_text_encoder_outputs")
+
+
+def _averages(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.averages"):
+        with gr.Row():
+            form.field("train.stop_text_encoder_training")
+            form.field("train.stop_text_encoder_steps")
+        with gr.Row():
+            form.field("train.ema_decay")
+            form.field("train.ema_save")

@@ -23,6 +23,7 @@ from lora_core.settings import (
     RunSettings,
     sides,
 )
+from lora_core.train.schedules import warmup_steps
 
 if TYPE_CHECKING:
     from lora_core.families.base import ModelSource
@@ -165,7 +166,7 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_text_encoder_lr": text_encoder_lr,
         "ss_optimizer": optimizer_text(settings.optimizer),
         "ss_lr_scheduler": settings.schedule.name,
-        "ss_lr_warmup_steps": int(plan.total_steps * getattr(settings.schedule, "warmup", 0) / 100),
+        "ss_lr_warmup_steps": warmup_steps(settings.schedule, plan.total_steps),
         "ss_max_train_steps": plan.total_steps,
         "ss_num_epochs": plan.epochs,
         "ss_num_batches_per_epoch": plan.batches_per_epoch,

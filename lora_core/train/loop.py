@@ -15,6 +15,7 @@ from lora_core.data.mask_files import MaskFiles, mask_problems
 from lora_core.data.masks import Masks
 from lora_core.data.metadata import dataset_metadata
 from lora_core.data.samples import Sample, build_samples, fingerprint
+from lora_core.data.texts import TextsOnDisk, files_identity, text_folder
 from lora_core.errors import ProblemsFound, UserError
 from lora_core.events import (
     CheckpointSaved,
@@ -35,6 +36,7 @@ from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
+from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
@@ -114,9 +116,10 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     network = build_network(settings, family, components, seed)
     optimizer = build_optimizer(settings, network, accelerator, plan)
     facts = facts_of(found, samples, settings, masks)
+    ema = Ema(network.named_parameters(), settings.train.ema_decay) if settings.train.ema_decay else None
     if position is not None and settings.save.resume is not None:
         check_fits(position, settings, facts.fingerprint, settings.save.resume)
-        load_state(settings.save.resume, network, optimizer, accelerator.scaler)
+        load_state(settings.save.resume, network, optimizer, accelerator.scaler, ema)
     return Session(
         settings=settings,
         family=family,
@@ -134,6 +137,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         retention=Retention(settings.save.keep_last_n),
         first_step=position.step if position else 0,
         texts=texts,
+        ema=ema,
         started_at=started_at,
     )
 
@@ -196,7 +200,7 @@ def encoded_texts(
     """
     if trained_text_parts(settings, family):
         return None
-    texts = EncodedTexts(family, components, settings.model)
+    texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
     if captions is not None:
         if settings.loss.prior_preservation is not None:
@@ -207,6 +211,17 @@ def encoded_texts(
             prompts_asked(family, components, prompt, settings.model, texts)
         texts.release_encoders()
     return texts
+
+
+def text_store(settings: RunSettings, components: Components) -> TextsOnDisk | None:
+    """Where encoded texts are kept for the next run, if they are to be."""
+    if settings.train.cache_text_encoder_outputs != "disk":
+        return None
+    separate = {name: value for name, value in settings.model if isinstance(value, Path) and name != "vae"}
+    options = {name: value for name, value in settings.model if not isinstance(value, Path) and name != "base"}
+    files = files_identity([components.source.path, *(separate[name] for name in sorted(separate))])
+    facts = options | {"files": files, "precision": str(components.dtype), "separate": sorted(separate)}
+    return TextsOnDisk(text_folder(settings.dataset.cache_dir, settings.dataset.train_dir), facts)
 
 
 def vae_identity(components: Components) -> str:

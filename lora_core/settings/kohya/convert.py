@@ -39,6 +39,8 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules.length,
     rules_optimizer.optimizer,
     rules_optimizer.schedule,
+    rules_optimizer.text_encoder,
+    rules_optimizer.adapter_precision,
     rules.seed,
     rules.precision,
     rules_loss.noise,
