@@ -27,6 +27,20 @@ def signal_left(beta_start: float, beta_end: float, steps: int, schedule: Schedu
     return torch.cumprod(1.0 - betas, dim=0)
 
 
+def zero_terminal(alpha_bar: Tensor) -> Tensor:
+    """alpha_bar moved and stretched so that nothing of the signal is left at the last step; the first stays.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1. Through beta and back
+    as there, so that the numbers are those the samplers compute.
+    """
+    root = alpha_bar.sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    stretched = ((root - last) * (first / (first - last))).square()
+    alphas = torch.cat([stretched[:1], stretched[1:] / stretched[:-1]])
+    betas = 1 - alphas
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
 def diffuse(x0: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) epsilon; DDPM equation 4. alpha_bar broadcasts against x0."""
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * epsilon
@@ -100,11 +114,13 @@ class Ddpm:
     beta_end: float = 0.012
     steps: int = 1000
     schedule: Schedule = "scaled_linear"
+    zero_terminal_snr: bool = False
+    """Nothing of the picture is left at the last step."""
     alpha_bar: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         table = signal_left(self.beta_start, self.beta_end, self.steps, self.schedule)
-        object.__setattr__(self, "alpha_bar", table)
+        object.__setattr__(self, "alpha_bar", zero_terminal(table) if self.zero_terminal_snr else table)
 
     def to(self, device: torch.device | str) -> "Ddpm":
         """Moves the table once, so that a step on a graphics card copies nothing."""

@@ -115,13 +115,15 @@ def tiny_folder(path: Path, family: str, *, seed: int = 0, dtype: torch.dtype = 
         module.to(dtype).save_pretrained(path / name)
     options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
     DDPMScheduler(**options | scheduler).save_pretrained(path / "scheduler")
-    classes = {name: [type(module).__module__.split(".")[0], type(module).__name__] for name, module in model.modules.items()}
+    classes = {
+        name: [type(module).__module__.split(".")[0], type(module).__name__] for name, module in model.modules.items()
+    }
     tokenizers = {name.replace("text_encoder", "tokenizer"): name for name in model.modules if name.startswith("text")}
     index = {
         "_class_name": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
         **classes,
-        **dict.fromkeys(tokenizers, ["transformers", "CLIPTokenizer"]),
+        **{name: ["transformers", "CLIPTokenizer"] for name in tokenizers},
         "scheduler": ["diffusers", "DDPMScheduler"],
         **({} if family == "sdxl" else {"safety_checker": [None, None], "feature_extractor": [None, None]}),
     }

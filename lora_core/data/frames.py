@@ -4,8 +4,8 @@ Podell et al. 2023 ("SDXL"), section 2.2: trained with these numbers, a model ne
 learn to cut heads off. The crop is counted in the scaled picture, from its top left corner, and is where it really was
 cut: also when it is a random one, and from the other side when the picture is mirrored.
 
-(sd-scripts works the crop out as if the picture had been scaled to fit inside its bucket. Where the crop is at the top it
-names the left, and a random crop is not told at all. That quirk is not repeated here.)
+(sd-scripts works the crop out as if the picture had been scaled to fit inside its bucket: where the top was cut it
+names the left, and of a random crop it says nothing. That is not repeated here.)
 """
 
 from lora_core.data.buckets import Placement

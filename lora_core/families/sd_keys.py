@@ -26,13 +26,18 @@ def bundled_config(part: str, family: str = "sd1") -> dict[str, Any]:
     return json.loads((_BUNDLED / family / f"{part}.json").read_text(encoding="utf-8"))
 
 
-_UNUSED = ("position_ids", "text_projection.weight", "logit_scale")
+_UNUSED = ("position_ids", "logit_scale")
 """Found in files of some tools beside the text encoder: a count from 0 to 76, and the picture side of CLIP."""
+_PROJECTION = "text_projection.weight"
 
 
-def part_keys(keys: Iterable[str], prefix: str) -> list[str]:
-    """Keys of one network, without what nothing reads. EMA copies have other prefixes."""
-    return [key for key in keys if key.startswith(prefix) and not key.endswith(_UNUSED)]
+def part_keys(keys: Iterable[str], prefix: str, *, projection: bool = False) -> list[str]:
+    """Keys of one network, without what nothing reads: the text's projection only where asked for.
+
+    EMA copies have other prefixes.
+    """
+    unused = _UNUSED if projection else (*_UNUSED, _PROJECTION)
+    return [key for key in keys if key.startswith(prefix) and not key.endswith(unused)]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

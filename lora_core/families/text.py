@@ -45,7 +45,8 @@ class Chunker:
         for i, row in enumerate(ids):
             part = torch.tensor(tokens[i * CHUNK : (i + 1) * CHUNK], dtype=torch.long)
             row[1 : len(part) + 1] = part
-            row[len(part) + 1] = self._tokenizer.eos_token_id
+            if self._tokenizer.eos_token_id not in part:  # as it is before a BREAK
+                row[len(part) + 1] = self._tokenizer.eos_token_id
         return ids
 
     def weighted_rows(self, prompt: str, chunks: int) -> tuple[Tensor, Tensor]:

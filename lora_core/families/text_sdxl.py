@@ -1,7 +1,7 @@
 """Prompts to SDXL's conditioning: two CLIPs side by side, and the text as a whole.
 
-Podell et al. 2023 ("SDXL"), section 2.1: the layers before the last of CLIP-L and OpenCLIP bigG, without final norm, one
-beside the other, and bigG's projection of the end mark. Clip skip has no part in it.
+Podell et al. 2023 ("SDXL"), section 2.1: the layers before the last of CLIP-L and OpenCLIP bigG, without final norm,
+one beside the other, and bigG's projection of the end mark. Clip skip has no part in it.
 """
 
 from collections.abc import Mapping, Sequence
