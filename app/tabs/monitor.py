@@ -217,10 +217,14 @@ def chart_version(view: RunView) -> int:
     return count if view.ended or count < 1000 else count - count % (count // 500)
 
 
+TRAINED_PARTS = ("unet", "text_encoder", "text_encoder_2")
+"""What a learning rate may be of, as runs name it."""
+
+
 def chart_words(language: Language) -> dict[str, Any]:
     names = ("raw", "smooth", "rate", "step", "log", "empty", "title")
     words: dict[str, Any] = {name: say(f"monitor.chart.{name}", language) for name in names}
-    words["parts"] = {part: say(f"monitor.chart.part.{part}", language) for part in ("unet", "text_encoder")}
+    words["parts"] = {part: say(f"monitor.chart.part.{part}", language) for part in TRAINED_PARTS}
     return words
 
 

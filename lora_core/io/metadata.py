@@ -143,7 +143,9 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
 
 def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
     train = settings.train
-    text_encoder_lr = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    text_encoder_lr: Any = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    if train.train_text_encoder and settings.model.family == "sdxl":
+        text_encoder_lr = [text_encoder_lr, train.text_encoder_2_lr or text_encoder_lr]
     return {
         "ss_output_name": settings.save.output_name,
         "ss_training_comment": settings.save.comment or None,
@@ -182,15 +184,35 @@ def _model(settings: RunSettings, source: "ModelSource", prediction_type: str) -
         "ss_new_vae_hash": source.vae_sha256,
     }
     return {
-        "ss_v2": False,
-        "ss_base_model_version": "sd_v1" if prediction_type == "epsilon" else "sd_v1_v",
-        "ss_clip_skip": settings.model.clip_skip,
-        "ss_max_token_length": settings.model.max_token_length,
+        "ss_v2": settings.model.family == "sd2",
+        "ss_base_model_version": _base_version(settings.model.family, prediction_type),
+        "ss_clip_skip": getattr(settings.model, "clip_skip", None),
+        "ss_max_token_length": getattr(settings.model, "max_token_length", None),
         "ss_sd_model_name": source.name,
         "ss_sd_model_hash": source.legacy_hash,
         "ss_new_sd_model_hash": source.sha256,
         **{key: value for key, value in vae.items() if value},
     }
+
+
+_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
+
+
+def _base_version(family: str, prediction_type: str) -> str:
+    """As sd-scripts names it: with _v for velocity, but for SDXL, where it makes no difference there."""
+    velocity = family in ("sd1", "sd2") and prediction_type == "v_prediction"
+    return _VERSIONS[family] + ("_v" if velocity else "")
+
+
+def _architecture(family: str, prediction_type: str) -> str:
+    """As Stability's standard names it."""
+    if family == "sd2":
+        return "stable-diffusion-v2-512" if prediction_type == "epsilon" else "stable-diffusion-v2-768-v"
+    return {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base", "flux": "flux-1-dev"}[family]
+
+
+_IMPLEMENTATIONS = {"sdxl": "https://github.com/Stability-AI/generative-models"}
+"""Whose names the layers have."""
 
 
 def _data(settings: RunSettings) -> dict[str, Any]:
@@ -222,14 +244,14 @@ def _modelspec(settings: RunSettings, prediction_type: str, finished_at: float) 
     save = settings.save
     return {
         "sai_model_spec": "1.0.1",
-        "architecture": "stable-diffusion-v1/lora",
-        "implementation": "diffusers",
+        "architecture": f"{_architecture(settings.model.family, prediction_type)}/lora",
+        "implementation": _IMPLEMENTATIONS.get(settings.model.family, "diffusers"),
         "implementation_version": f"kumakobo/{program_version()}",
         "title": save.title or save.output_name,
         "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
         "prediction_type": "epsilon" if prediction_type == "epsilon" else "v",
-        "encoder_layer": settings.model.clip_skip,
+        "encoder_layer": getattr(settings.model, "clip_skip", None),
         "author": save.author,
         "description": save.description,
         "license": save.license,

@@ -20,6 +20,8 @@ class TrainSettings(Settings):
     """Also trains the text encoder: ties the look to the trigger words more strongly. Off: U-Net only."""
     text_encoder_lr: float | None = setting(None, "Text encoder learning rate", "text_encoder_lr", gt=0, le=10)
     """Learning rate of the text encoder. Empty: the learning rate above. Half of it is usual."""
+    text_encoder_2_lr: float | None = setting(None, "Second text encoder learning rate", gt=0, le=10)
+    """Learning rate of SDXL's second, larger text encoder. Empty: that of the first. It breaks sooner than the first: if in doubt, go lower."""
     max_grad_norm: float | None = setting(1.0, "Max grad norm", "max_grad_norm", gt=0)
     """Longer gradients are shortened to this, against jumps. Empty: no limit."""
     gradient_accumulation_steps: int = setting(

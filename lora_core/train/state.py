@@ -21,6 +21,8 @@ from lora_core.settings.fields import fields_of
 VERSION = 1
 SHAPES_THE_PAST = (
     "model.base",
+    "model.family",
+    "model.prediction_type",
     "model.clip_skip",
     "model.max_token_length",
     "dataset.resolution",
