@@ -8,10 +8,11 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft.tuners.lora import LoraLayer
 
+from lora_core.adapters import AdapterNetwork
 from lora_core.adapters.files import save_lora
 from lora_core.families import FAMILIES
 from lora_core.merge.names import locate
-from lora_core.settings import Sd2Model, SdxlModel
+from lora_core.settings import LoconSettings, LoraSettings, Sd2Model, SdxlModel
 from tests.adapters.helpers import make_network, randomise
 from tests.models_sdxl import tiny_folder
 
@@ -33,14 +34,23 @@ def test_diffusers_loads_the_file_and_answers_alike(folder, tmp_path, texts: boo
     components = family.load(model, dtype=torch.float32, device=torch.device("cpu"))
     parts = family.trainable_text_parts if texts else ()
     targets = family.adapter_targets(components, text_parts=parts, convolutions=convolutions)
-    network = randomise(make_network(targets, rank=4, alpha=1.0, algo="locon" if convolutions else "lora"))
+    rank = (
+        LoconSettings(rank=4, alpha=1.0, conv_rank=2, conv_alpha=1.0)
+        if convolutions
+        else LoraSettings(rank=4, alpha=1.0)
+    )
+    network = randomise(AdapterNetwork.create(targets, rank, 0))
     save_lora(network, {}, tmp_path / "x.safetensors", "float")
 
     pipe = pipeline.from_pretrained(path, local_files_only=True)
     pipe.load_lora_weights(tmp_path, weight_name="x.safetensors")
-    modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "text_encoder_2": getattr(pipe, "text_encoder_2", None)}
+    modules = {
+        "unet": pipe.unet,
+        "text_encoder": pipe.text_encoder,
+        "text_encoder_2": getattr(pipe, "text_encoder_2", None),
+    }
     layers = {
-        f"{part}.{re.sub(r'^(text_model\.)', '', place)}": module
+        f"{part}.{place.removeprefix('text_model.')}": module
         for part, network_of_part in modules.items()
         if network_of_part is not None
         for place, module in network_of_part.named_modules()
@@ -89,5 +99,7 @@ def test_query_key_and_value_share_their_input_under_these_names(folder):
     components = family.load(MODELS[name][0](base=str(path)), dtype=torch.float32, device=torch.device("cpu"))
     network = make_network(family.adapter_targets(components, text_parts=family.trainable_text_parts))
     shared = {adapter.name for adapter in network if adapter.together is not None}
-    assert shared == {n for n in network.adapters if re.search(r"(attn1_to_[qkv]|attn2_to_[kv]|self_attn_[qkv]_proj)$", n)}
-    assert any("_1_transformer_blocks_" in n for n in shared) == (name == "sdxl")
+    assert shared == {
+        n for n in network.adapters if re.search(r"(attn1_to_[qkv]|attn2_to_[kv]|self_attn_[qkv]_proj)$", n)
+    }
+    assert any("_input_blocks_" in n for n in shared) == (name == "sdxl")
