@@ -83,7 +83,7 @@ def own_rate_differs(settings: RunSettings) -> Found:
     found = set(rates(settings).values())
     if settings.optimizer.name in FINDS_ITS_OWN_RATE and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
         own = ("train.unet_lr", "train.text_encoder_lr", "train.text_encoder_2_lr")
-        fix = {path: None for path in own}
+        fix = dict.fromkeys(own)
         path = next(path for path in own[::-1] if getattr(settings.train, path.removeprefix("train.")) is not None)
         yield _error(path, "checks.own_rate_differs", fix, optimizer=settings.optimizer.name)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_core.errors import UserError
-from lora_core.families.base import Components, Conditioning, Drawing, ModelSource, PredictionType, Target
+from lora_core.families.base import DENOISER, Components, Conditioning, Drawing, ModelSource, PredictionType, Target
 from lora_core.families.latents import KlLatents
 from lora_core.families.sd_files import find_parts
 from lora_core.families.source import base_path, check_base, download, is_hub_name, require_vae
@@ -93,7 +93,14 @@ class StableDiffusion1(KlLatents):
         found = [target for part in texts for target in self._text_targets(components, part)]
         blocks = {*UNET_BLOCKS, *UNET_CONV_BLOCKS} if convolutions else UNET_BLOCKS
         layers = projections(components.denoiser, blocks, convolutions=convolutions)
-        return found + [Target(self.unet_name(components, path), module, "unet") for path, module in layers]
+        return found + [Target(self.unet_name(components, path), module, DENOISER) for path, module in layers]
+
+    def named_layers(self, components: Components) -> dict[str, nn.Module]:
+        """Every layer with a weight, trained or not, by the name it has in LoRA files."""
+        found = {self.unet_name(components, path): module for path, module in components.denoiser.named_modules()}
+        for part in self.text_parts:
+            found |= {self.text_name(part, path): module for path, module in components.part(part).named_modules()}
+        return {name: module for name, module in found.items() if isinstance(getattr(module, "weight", None), Tensor)}
 
     def unet_name(self, components: Components, path: str) -> str:
         """The name in a LoRA file of a layer of diffusers' U-Net."""

@@ -63,9 +63,8 @@ class StableDiffusionXl(StableDiffusion1):
         )[0]
 
     def unet_name(self, components: Components, path: str) -> str:
-        name = to_ldm(path.replace(".", "_"), components.denoiser.config.layers_per_block)
-        assert name is not None, path
-        return f"lora_unet_{name}"
+        ours = path.replace(".", "_")  # of what is no layer but a group of them, too
+        return f"lora_unet_{to_ldm(ours, components.denoiser.config.layers_per_block) or ours}"
 
 
 def whole_pictures(latents_BCHW: Tensor, factor: int) -> Tensor:
