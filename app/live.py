@@ -188,9 +188,10 @@ def trained_html(look: Look, language: Language) -> str:
     train = look.settings.train
     if not getattr(look.settings.optimizer, "relative_step", False):
         unet = f"{train.unet_lr or train.learning_rate:g}"
-        text = f"{train.text_encoder_lr or train.learning_rate:g}"
-        key = "parameters.trained_both" if train.train_text_encoder else "parameters.trained_unet"
-        words = say(key, language, unet=unet, text=text)
+        text = train.text_encoder_lr or train.learning_rate
+        both = "parameters.trained_two" if look.settings.model.family == "sdxl" else "parameters.trained_both"
+        key = both if train.train_text_encoder else "parameters.trained_unet"
+        words = say(key, language, unet=unet, text=f"{text:g}", text_2=f"{train.text_encoder_2_lr or text:g}")
     else:
         words = say("parameters.trained_own", language)
     return f'<div class="kb-note">{escape(words)}</div>'

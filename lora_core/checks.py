@@ -40,6 +40,8 @@ def rates(settings: RunSettings) -> dict[str, float]:
     parts = {"train.unet_lr": train.unet_lr}
     if train.train_text_encoder:
         parts["train.text_encoder_lr"] = train.text_encoder_lr
+        if settings.model.family == "sdxl" and train.text_encoder_2_lr is not None:
+            parts["train.text_encoder_2_lr"] = train.text_encoder_2_lr
     return {
         path if rate is not None else "train.learning_rate": rate if rate is not None else train.learning_rate
         for path, rate in parts.items()
@@ -60,7 +62,12 @@ def _ordinary_rates(settings: RunSettings) -> dict[str, float]:
 
 _PLAIN_DESCENT = frozenset({"SGDNesterov", "SGDNesterov8bit", "SGDScheduleFree"})
 """Their steps are as large as the gradients, which are tiny: rates are thousands of times those of AdamW."""
-_ONE_RATE = {"train.learning_rate": 1.0, "train.unet_lr": None, "train.text_encoder_lr": None}
+_ONE_RATE = {
+    "train.learning_rate": 1.0,
+    "train.unet_lr": None,
+    "train.text_encoder_lr": None,
+    "train.text_encoder_2_lr": None,
+}
 _LEAST_MULTIPLIER = 0.1
 _HIGH_RATE = 0.01
 """Far above what any LoRA takes with an ordinary optimizer: usually left over from Prodigy's 1."""
@@ -80,8 +87,9 @@ def own_rate_differs(settings: RunSettings) -> Found:
     """They find one rate for the whole LoRA, so that parts can't have different ones."""
     found = set(rates(settings).values())
     if settings.optimizer.name in ONE_RATE_FOR_ALL and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
-        fix = {"train.unet_lr": None, "train.text_encoder_lr": None}
-        path = "train.text_encoder_lr" if settings.train.text_encoder_lr is not None else "train.unet_lr"
+        own = ("train.unet_lr", "train.text_encoder_lr", "train.text_encoder_2_lr")
+        fix = dict.fromkeys(own)
+        path = next(path for path in own[::-1] if getattr(settings.train, path.removeprefix("train.")) is not None)
         yield _error(path, "checks.own_rate_differs", fix, optimizer=settings.optimizer.name)
 
 
@@ -230,9 +238,11 @@ def custom_optimizer(settings: RunSettings) -> Found:
 
 def text_encoder_rate_unused(settings: RunSettings) -> Found:
     train = settings.train
-    if not train.train_text_encoder and train.text_encoder_lr is not None:
-        path = "train.text_encoder_lr"
-        yield _warning(path, "checks.text_encoder_rate_unused", {path: None}, rate=f"{train.text_encoder_lr:g}")
+    if train.train_text_encoder:
+        return
+    for path in ("train.text_encoder_lr", "train.text_encoder_2_lr"):
+        if (rate := getattr(train, path.removeprefix("train."))) is not None:
+            yield _warning(path, "checks.text_encoder_rate_unused", {path: None}, rate=f"{rate:g}")
 
 
 def fp16_on_cpu(settings: RunSettings) -> Found:

@@ -17,7 +17,7 @@ from lora_core.data.mask_files import mask_problems
 from lora_core.errors import Problem, UserError
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
-from lora_core.io.headers import identify
+from lora_core.io.headers import FileKind, identify
 from lora_core.plan import plan_of_scan
 from lora_core.settings import NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
@@ -51,9 +51,29 @@ def model(settings: RunSettings) -> Iterator[Problem]:
     if not settings.model.base.strip():
         return
     try:
-        require_base(settings.model)
+        kind = require_base(settings.model)
     except UserError as error:
-        yield Problem.of("model.vae" if error.key.startswith("vae.") else "model.base", error)
+        path = "model.vae" if error.key.startswith("vae.") else "model.base"
+        found = error.values.get("found")  # the family that the file is of, where that is the one thing wrong
+        yield Problem(path, error.key, error.values, fix={"model.family": found} if found else {})
+        return
+    yield from _guessed_prediction(settings, kind)
+
+
+def _guessed_prediction(settings: RunSettings, kind: FileKind | None) -> Iterator[Problem]:
+    """A file of Stable Diffusion 2 does not say what it predicts; the wrong one trains a LoRA that draws noise."""
+    if kind is None or kind.prediction_from == "file" or getattr(settings.model, "prediction_type", "") != "auto":
+        return
+    guess = kind.prediction_type
+    names = {"epsilon": "epsilon", "v_prediction": "v-prediction"}
+    values = {"path": kind.path, "guess": names[guess], "other": next(n for p, n in names.items() if p != guess)}
+    yield Problem(
+        "model.prediction_type",
+        f"preflight.prediction_{'by_weights' if kind.prediction_from == 'weights' else 'assumed'}",
+        values,
+        "warning",
+        fix={"model.prediction_type": guess},
+    )
 
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:

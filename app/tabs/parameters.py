@@ -57,6 +57,7 @@ def _basic(ui: Ui) -> None:
                 form.field("train.unet_lr")
             with gr.Row():
                 form.field("train.text_encoder_lr")
+                form.field("train.text_encoder_2_lr")
                 form.field("train.train_text_encoder")
             ui.report(trained_html, "trained_note")
         with gr.Column(min_width=320, elem_classes="kb-section"):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lora_core.data.captions import caption_for
 from lora_core.data.content import ahead
 from lora_core.data.epoch import batches_per_epoch, epoch_batches, rng_for
+from lora_core.data.frames import Frame, frame_of
 from lora_core.data.latents import DiskStore, Encode, Entry, LatentCache, MemoryStore
 from lora_core.data.masks import Masks
 from lora_core.data.pixels import load_pixels
@@ -47,6 +48,10 @@ class _Showing:
     caption: str
     flipped: bool
     crop: tuple[int, int] | None
+
+    @property
+    def frame(self) -> Frame:
+        return frame_of(self.sample.placement, crop=self.crop, flipped=self.flipped)
 
 
 class TrainingData:
@@ -112,6 +117,7 @@ class TrainingData:
             masks_B1HW=None
             if self.masks is None
             else torch.stack([_mask(self.masks, showing) for showing in showings]),
+            frames_B6=torch.tensor([showing.frame for showing in showings], dtype=torch.float32),
             **self._pictures(showings),
         )
 

@@ -34,6 +34,10 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+_FROM_PURE_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""For models whose last timestep holds no signal: drawing has to begin exactly there (Lin et al. 2023, section 3)."""
+
+
 class Stopped(Exception):
     """The person asked to stop while a picture was being drawn."""
 
@@ -41,6 +45,8 @@ class Stopped(Exception):
 def make_scheduler(name: str, noise: Ddpm) -> Any:
     """diffusers' scheduler of that name for the noise a model was trained with."""
     scheduler, options = SAMPLERS[name]
+    if noise.zero_terminal_snr:
+        options = options | _FROM_PURE_NOISE
     return scheduler(
         num_train_timesteps=noise.steps,
         beta_start=noise.beta_start,

@@ -157,7 +157,9 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
 
 def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
     train = settings.train
-    text_encoder_lr = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    text_encoder_lr: Any = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    if train.train_text_encoder and settings.model.family == "sdxl":
+        text_encoder_lr = [text_encoder_lr, train.text_encoder_2_lr or text_encoder_lr]
     return {
         "ss_output_name": settings.save.output_name,
         "ss_training_comment": settings.save.comment or None,

@@ -24,6 +24,8 @@ VERSION = 1
 _EMA = "ema.safetensors"
 SHAPES_THE_PAST = (
     "model.base",
+    "model.family",
+    "model.prediction_type",
     "model.clip_skip",
     "model.max_token_length",
     "dataset.resolution",

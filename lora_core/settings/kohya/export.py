@@ -229,6 +229,8 @@ def _multires(found: dict[str, Any]) -> list[str]:
     """Multires noise beside a noise offset: the GUI passes on one of the two, so this one goes past it."""
     keys = ("multires_noise_iterations", "multires_noise_discount")
     return [word for key in keys for word in _option(key, found.pop(key))]
+
+
 _NEAR_REX = 0.6
 """Power of the polynomial schedule that is never more than 0.08 from REX, which Kohya does not have."""
 
