@@ -24,7 +24,7 @@ from lora_core.events import (
     StageChanged,
 )
 from lora_core.families.base import Components, ModelFamily
-from lora_core.plan import plan_of_scan
+from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
 from lora_core.train.commands import Control
@@ -96,7 +96,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
     hash_in_background(components)
     prepare_model(settings, components)
-    data = yield from training_data(settings, family, components, samples)
+    data = yield from training_data(settings, family, components, samples, plan)
 
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
@@ -136,27 +136,39 @@ def usable(found: Scan, settings: RunSettings) -> Scan:
 def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataFacts:
     return DataFacts(
         fingerprint=fingerprint(samples),
-        metadata=dataset_metadata(found, samples, buckets_enabled=settings.dataset.enable_bucket),
-        captions=tuple({sample.caption for sample in samples}),
+        metadata=dataset_metadata(
+            found,
+            samples,
+            buckets_enabled=settings.dataset.enable_bucket,
+            batch_size=settings.train.train_batch_size,
+        ),
+        captions=tuple({line for sample in samples for line in sample.caption.split("\n")}),
         warnings=tuple(found.problems),
     )
 
 
 def training_data(
-    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
+    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample], plan: Plan
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
     cache = latent_cache(
         settings.dataset,
+        samples,
         lambda pixels: family.encode_images(components, pixels.to(components.device)),
         vae_identity(components),
     )
     if cache is not None:
-        for done, total in cache.filling(samples, flip=settings.dataset.flip_aug):
+        for done, total in cache.filling(samples):
             yield StageChanged(stage="caching_latents", done=done, total=total)
         if components.device.type != "cpu":
             components.vae.to("cpu")  # its memory is wanted for training; sampling brings it back for a moment
-    return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache)
+    return TrainingData(
+        samples,
+        settings.train.train_batch_size,
+        cache,
+        accumulation=plan.accumulation,
+        total_steps=plan.total_steps,
+    )
 
 
 def vae_identity(components: Components) -> str:

@@ -233,7 +233,11 @@ def encode_captions(session: Session, captions: Sequence[str]) -> Tensor:
 def _encode(session: Session, captions: Sequence[str]) -> Tensor:
     model = session.settings.model
     return session.family.encode_prompts(
-        session.components, captions, clip_skip=model.clip_skip, max_token_length=model.max_token_length
+        session.components,
+        captions,
+        clip_skip=model.clip_skip,
+        max_token_length=model.max_token_length,
+        weighted=session.settings.dataset.weighted_captions,
     )
 
 
