@@ -29,6 +29,8 @@ class Batch:
     """Posterior of the VAE, float32, unscaled: the loop draws from it anew each time."""
     pixels_BCHW: Tensor | None = None
     """float32 in [-1, 1]."""
+    frames_B6: Tensor | None = None
+    """Original height and width, crop's top and left, target height and width, in pixels: SDXL is told them."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -86,6 +88,20 @@ class TrainingData:
     def _step_of(self, epoch: int, index: int) -> int:
         """The step, counted from 0, that a batch belongs to: steps do not reach over the end of an epoch."""
         return (epoch - 1) * -(-self.batches_per_epoch // self.accumulation) + index // self.accumulation
+
+    def captions_shown(self, epochs: int, seed: int, most: int) -> set[str] | None:
+        """Every caption that a run of so many epochs shows; None when there are more than ``most``.
+
+        A caption is a function of its place in the run, so they are found by going through it.
+        """
+        shown: set[str] = set()
+        for epoch in range(1, epochs + 1):
+            for index, positions in enumerate(self._order(seed, epoch)):
+                step = self._step_of(epoch, index)
+                shown |= {self._showing(position, epoch, seed, step).caption for position in positions}
+                if len(shown) > most:
+                    return None
+        return shown
 
     def _showing(self, position: int, epoch: int, seed: int, step: int = 0) -> _Showing:
         sample = self.samples[position]
