@@ -72,7 +72,7 @@ def caption_for(
     if _by_tag(text, options):
         text = ", ".join(_tags_shown(text, options, rng, step, total_steps))
     if options.secondary_separator:
-        text = text.replace(options.secondary_separator, options.caption_separator)
+        text = text.replace(options.secondary_separator, separator_of(options))
     return text
 
 
@@ -88,6 +88,11 @@ def replace_wildcards(text: str, rng: random.Random) -> str:
         return rng.choice(match[1].split("|"))
 
     return re.sub(r"\{\{|\}\}|\{((?:[^{}])+)\}", shown, text)
+
+
+def separator_of(options: DatasetSettings) -> str:
+    """What stands between tags."""
+    return options.caption_separator or ","
 
 
 def tags_of(text: str) -> list[str]:
@@ -135,7 +140,7 @@ def split_tags(text: str, options: DatasetSettings) -> Tags:
     ``usu bear ||| sitting, hat ||| photo``: what stands between the marks moves. Without marks the first
     ``keep_tokens`` stay in front.
     """
-    mark, separator = options.keep_tokens_separator, options.caption_separator
+    mark, separator = options.keep_tokens_separator, separator_of(options)
     if mark and mark in text:
         fixed, flexible, *ending = text.split(mark, 2)
         return Tags(*(_parts(part, separator) for part in (fixed, flexible, "".join(ending))))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora_core.data.captions import separator_of
 from lora_core.data.listing import ImageFile, Listing, list_folder
 from lora_core.data.subsets import Subset
 from lora_core.data.wording import enumerated
@@ -57,10 +58,11 @@ def caption_of(entry: Mapping[str, Any], options: DatasetSettings) -> str | None
     caption, tags = (_text(entry.get(name)) for name in ("caption", "tags"))
     if not caption or not tags:
         return caption or tags or None
+    separator = separator_of(options)
     if not options.enable_wildcard:
-        return f"{caption}{options.caption_separator}{tags}"
-    tags = tags.replace("\n", options.caption_separator)
-    return "\n".join(f"{line}{options.caption_separator}{tags}" for line in caption.split("\n") if line.strip())
+        return f"{caption}{separator}{tags}"
+    tags = tags.replace("\n", separator)
+    return "\n".join(f"{line}{separator}{tags}" for line in caption.split("\n") if line.strip())
 
 
 def _text(value: Any) -> str:

@@ -40,8 +40,8 @@ class DatasetSettings(Settings):
     """The first n tags stay in front when captions are shuffled. 1 keeps the trigger word first."""
     keep_tokens_separator: str = setting("", "Keep tokens separator", max_length=20)
     """A mark such as |||. Tags before it stay in front, tags behind a second one stay at the end; only those between are shuffled or dropped. Used instead of the number where a caption has it."""
-    caption_separator: str = setting(",", "Caption separator", min_length=1, max_length=20)
-    """What stands between the tags of a caption."""
+    caption_separator: str = setting(",", "Caption separator", max_length=20)
+    """What stands between the tags of a caption. Empty: a comma."""
     secondary_separator: str = setting("", "Secondary separator", max_length=20)
     """Tags joined by this, such as ;;; are shuffled and dropped as one, then it becomes a comma."""
     enable_wildcard: bool = setting(False, "Enable wildcards")
