@@ -200,7 +200,7 @@ def _entry(
     try:
         row = Row.model_validate({key: value for key, value in values.items() if key in ROW_KEYS})
         own = {key: _ours(key, values[key]) for key in (*DATASET_OPTIONS, *SUBSET_OPTIONS) if key in values}
-        options = DatasetSettings.model_validate(base.model_dump() | own)
+        options = RunSettings.model_validate({"dataset": base.model_dump() | own}).dataset
     except ValidationError as error:
         problems += _refused(error, place)
     else:
@@ -218,7 +218,7 @@ def _refused(error: ValidationError, place: tuple[int, int]) -> Iterator[Problem
     from lora_core.settings.problems import problems_from
 
     for problem in problems_from(error):
-        yield RowProblem(SETTING, problem.key, problem.values, "error", {}, *place, problem.path)
+        yield RowProblem(SETTING, problem.key, problem.values, "error", {}, *place, problem.path.rpartition(".")[2])
 
 
 def _unfit(options: DatasetSettings, place: tuple[int, int]) -> Iterator[Problem]:
