@@ -56,7 +56,7 @@ def with_rows(tree: Mapping[str, Any], rows: Sequence[Cells]) -> Tree:
         if not any(value not in (None, "", False) for name, value in wanted.items() if name != "place"):
             continue
         number, dataset, subset = _origin(tree, str(wanted["place"] or ""))
-        if number is None and groups:
+        if number is None and groups and _joins(groups[-1].options, wanted, tree):
             dataset = groups[-1].options
         given = _given(tree, dataset, subset)
         changed = {name: value for name, value in wanted.items() if value != _read(given.get(name), name)}
@@ -71,6 +71,12 @@ def with_rows(tree: Mapping[str, Any], rows: Sequence[Cells]) -> Tree:
         groups[-1].subsets.append(own)
     kept = {key: value for key, value in tree.items() if key != "datasets"}
     return kept | {"datasets": [group.options | {"subsets": group.subsets} for group in groups]}
+
+
+def _joins(above: Tree, wanted: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
+    """A new row asks for nothing that the dataset above it does not have."""
+    given = _given(tree, above, {})
+    return all(wanted[name] in (None, _read(given.get(name), name)) for name in OF_DATASET)
 
 
 def problems_of(tree: Mapping[str, Any]) -> list[Problem]:
