@@ -39,15 +39,15 @@ def save_rows(typed: str, rows: Sequence[Sequence[Any]], roots: Sequence[Path], 
     """
     path = _path(typed, roots)
     if path is None:
-        raise UserError("data.table_no_file")
+        raise UserError("settings.table_no_file")
     if path.suffix.lower() not in (".toml", ".json"):
         raise UserError("settings.save_kind", path=path)
     old: Mapping[str, Any] = read_tree(path) if path.is_file() else {}
     new = with_rows(old, rows)
     if not new["datasets"]:
-        raise UserError("data.table_empty")
+        raise UserError("settings.table_empty")
     if problems := problems_of(new):
-        raise UserError("data.table_problems", problems="\n".join(p.message(language) for p in problems))
+        raise UserError("settings.table_problems", problems="\n".join(p.message(language) for p in problems))
     text, before = text_of(new, path), None
     if path.is_file():
         content = path.read_text(encoding="utf-8-sig")
@@ -65,5 +65,5 @@ def _path(typed: str, roots: Sequence[Path]) -> Path | None:
         return None
     path = Path(cleaned).absolute()
     if not is_allowed(path, roots):
-        raise UserError("data.table_not_allowed", path=path)
+        raise UserError("settings.table_not_allowed", path=path)
     return path

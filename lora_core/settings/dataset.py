@@ -38,11 +38,11 @@ class DatasetSettings(Settings):
     """Mixes the comma-separated tags of a caption each time, so that their order is not learned."""
     keep_tokens: int = setting(0, "Keep n tokens", "keep_tokens", ge=0, le=255)
     """The first n tags stay in front when captions are shuffled. 1 keeps the trigger word first."""
-    keep_tokens_separator: str = setting("", "Keep tokens separator", max_length=20)
+    keep_tokens_separator: str = setting("", "Keep tokens separator", max_length=40)
     """A mark such as |||. Tags before it stay in front, tags behind a second one stay at the end; only those between are shuffled or dropped. Used instead of the number where a caption has it."""
-    caption_separator: str = setting(",", "Caption separator", max_length=20)
+    caption_separator: str = setting(",", "Caption separator", max_length=40)
     """What stands between the tags of a caption. Empty: a comma."""
-    secondary_separator: str = setting("", "Secondary separator", max_length=20)
+    secondary_separator: str = setting("", "Secondary separator", max_length=40)
     """Tags joined by this, such as ;;; are shuffled and dropped as one, then it becomes a comma."""
     enable_wildcard: bool = setting(False, "Enable wildcards")
     """{a|b} in a caption becomes a or b at each showing; {{ and }} stand for braces. Of a caption file with several lines, one line is drawn."""

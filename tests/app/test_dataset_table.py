@@ -36,10 +36,10 @@ def test_the_file_as_it_was_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "rows", "key"),
     [
-        ("", [ROW], "data.table_no_file"),
+        ("", [ROW], "settings.table_no_file"),
         ("d.txt", [ROW], "settings.save_kind"),
-        ("d.toml", [["", "", "", "", False, "", "", ""]], "data.table_empty"),
-        ("d.toml", [["", "bears", "many", "", False, "", "", ""]], "data.table_problems"),
+        ("d.toml", [["", "", "", "", False, "", "", ""]], "settings.table_empty"),
+        ("d.toml", [["", "bears", "many", "", False, "", "", ""]], "settings.table_problems"),
     ],
 )
 def test_what_can_not_be_saved_is_said_and_nothing_written(tmp_path, name, rows, key):
@@ -58,4 +58,4 @@ def test_a_page_of_others_stays_inside_its_folders(tmp_path):
     ):
         with pytest.raises(UserError) as caught:
             call()
-        assert caught.value.key == "data.table_not_allowed"
+        assert caught.value.key == "settings.table_not_allowed"
