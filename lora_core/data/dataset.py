@@ -62,7 +62,7 @@ class TrainingData:
         accumulation: int = 1,
         total_steps: int = 0,
     ):
-        assert latents is None or not any_random_crop(samples), "a cached latent has one crop"
+        assert latents is None or not any(s.subset.options.random_crop for s in samples), "a cached latent has one crop"
         self.samples = samples
         self.batch_size = batch_size
         self.accumulation = accumulation
@@ -134,20 +134,11 @@ class TrainingData:
         }
 
 
-def any_random_crop(samples: Sequence[Sample]) -> bool:
-    return any(sample.subset.options.random_crop for sample in samples)
-
-
 def latent_cache(
-    options: DatasetSettings,
-    samples: Sequence[Sample],
-    encode: Encode,
-    vae_identity: str,
-    *,
-    precision: str = "fp32",
+    options: DatasetSettings, encode: Encode, vae_identity: str, *, precision: str = "fp32"
 ) -> LatentCache | None:
     """The cache the settings ask for; None if images are to be encoded at each step (as random crops have to be)."""
-    if options.cache_latents == "off" or any_random_crop(samples):
+    if options.cache_latents == "off" or options.random_crop:
         return None
     store = DiskStore(options.cache_dir) if options.cache_latents == "disk" else MemoryStore()
     return LatentCache(encode, vae_identity, store, precision=precision)

@@ -161,7 +161,6 @@ def training_data(
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
     cache = latent_cache(
         settings.dataset,
-        samples,
         lambda pixels: family.encode_images(components, pixels.to(components.device)),
         vae_identity(components),
     )

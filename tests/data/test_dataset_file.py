@@ -254,6 +254,23 @@ def test_a_batch_knows_its_step_for_the_warm_up(four):
                         assert len(caption.split(", ")) == 1 + wanted
 
 
+def test_any_batch_can_be_had_at_any_time_with_every_caption_option(four):
+    """Resuming sees what the unbroken run saw, whatever is drawn for a caption."""
+    every = "shuffle_caption = true\ntoken_warmup_step = 0.5\ncaption_tag_dropout_rate = 0.3\nenable_wildcard = true"
+    write(four, FOUR.replace("shuffle_caption = true", f"{every}\ncaption_prefix = '{{a|b}}'"))
+    for number in range(4):
+        write(four.parent / "bears" / f"{number:02d}.caption", "usu, 1, 2, 3, 4, 5\nusu, 6, 7, 8")
+    settings = settings_of(four)
+    make = lambda: TrainingData(build_samples(scan(settings.dataset), settings), 4, total_steps=28)  # noqa: E731
+    data, again = make(), make()
+    seen = {(e, i): data.batch(e, i, 5).captions for e in (1, 2) for i in range(data.batches_per_epoch)}
+    assert len({caption for captions in seen.values() for caption in captions}) > 12
+    for (epoch, index), captions in reversed(seen.items()):
+        assert again.batch(epoch, index, 5).captions == captions
+    shown = {caption for captions in seen.values() for caption in captions}
+    assert again.captions_shown(2, 5, 1000) == shown
+
+
 def test_the_fingerprint_knows_datasets_and_stays_for_folders(four, make_folder, tmp_path):
     settings = settings_of(four)
     first = fingerprint(build_samples(scan(settings.dataset), settings))

@@ -44,7 +44,7 @@ def make_data(root: Path, batch_size: int = 2, **options) -> TrainingData:
         loss=LossSettings(prior_loss_weight=0.5),
     )
     samples = build_samples(scan(settings.dataset), settings)
-    return TrainingData(samples, batch_size, latent_cache(settings.dataset, samples, encode, "vae"))
+    return TrainingData(samples, batch_size, latent_cache(settings.dataset, encode, "vae"))
 
 
 def same(a: Batch, b: Batch) -> bool:
