@@ -1,10 +1,12 @@
 """Reading and writing the dataset file from the page: only when asked, and never over what was there before."""
 
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
 from app.dataset_table import read_rows, save_rows
+from app.tabs import folders
 from lora_core.errors import UserError
 from lora_core.i18n import LANGUAGES
 
@@ -59,3 +61,22 @@ def test_a_page_of_others_stays_inside_its_folders(tmp_path):
         with pytest.raises(UserError) as caught:
             call()
         assert caught.value.key == "settings.table_not_allowed"
+
+
+def test_the_table_follows_the_named_file_and_says_what_is_wrong(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(folders, "warn", said.append)
+    monkeypatch.setattr(folders, "info", said.append)
+    table = folders.Table(SimpleNamespace(context=SimpleNamespace(roots=())))
+    japanese = SimpleNamespace(cookies={}, headers={"accept-language": "ja"})
+    path = tmp_path / "d.toml"
+    assert "value" not in table.follow(str(path), japanese)  # not there yet: what is being filled in stays
+    shown = table.save(str(path), [ROW], japanese)
+    assert (shown["value"], shown["headers"][1]) == ([["1-1", *ROW[1:]]], "フォルダ")
+    assert table.follow(str(path), None)["value"] == shown["value"]
+    path.write_text("[[datasets", encoding="utf-8")
+    assert "value" not in table.follow(str(path), japanese)
+    table.read(str(path), japanese)
+    table.save(str(path), [ROW], japanese)
+    assert len(said) == 3
+    assert path.read_text(encoding="utf-8") == "[[datasets"
