@@ -258,7 +258,8 @@ def cache_with_random_crop(settings: RunSettings) -> Found:
 
 def keep_tokens_unused(settings: RunSettings) -> Found:
     dataset = settings.dataset
-    if dataset.keep_tokens and not dataset.shuffle_caption:
+    moving = dataset.shuffle_caption or dataset.caption_tag_dropout_rate or dataset.token_warmup_step is not None
+    if dataset.keep_tokens and not moving:
         fix = {"dataset.shuffle_caption": True}
         yield _warning("dataset.keep_tokens", "checks.keep_tokens", fix, count=dataset.keep_tokens)
 
@@ -274,7 +275,9 @@ def captions_never_seen(settings: RunSettings) -> Found:
 
 
 def regularisation_without_weight(settings: RunSettings) -> Found:
-    if settings.dataset.reg_dir is not None and settings.loss.prior_loss_weight == 0:
+    dataset = settings.dataset
+    has_reg = dataset.reg_dir is not None and dataset.config is None
+    if has_reg and settings.loss.prior_loss_weight == 0:
         fix = {"loss.prior_loss_weight": 1.0}
         yield _warning("loss.prior_loss_weight", "checks.regularisation_weight", fix)
 
@@ -358,6 +361,28 @@ def samples_never_drawn(settings: RunSettings) -> Found:
         yield _warning("sample.every_n_epochs", "checks.samples_never", {"sample.every_n_epochs": 1})
 
 
+def folders_not_used(settings: RunSettings) -> Found:
+    """A dataset file takes the place of the folders, as in sd-scripts; a caption list that of regularisation."""
+    dataset = settings.dataset
+    if dataset.config is not None:
+        for name in ("train_dir", "reg_dir", "metadata_file"):
+            if getattr(dataset, name) is not None:
+                path = f"dataset.{name}"
+                yield _warning(path, "checks.folder_not_used", {path: None}, file=dataset.config)
+    elif dataset.metadata_file is not None and dataset.reg_dir is not None:
+        fix = {"dataset.reg_dir": None}
+        yield _warning("dataset.reg_dir", "checks.folder_not_used", fix, file=dataset.metadata_file)
+
+
+def first_tags_unused(settings: RunSettings) -> Found:
+    dataset = settings.dataset
+    if dataset.token_warmup_min != 1 and dataset.token_warmup_step is None:
+        yield _warning("dataset.token_warmup_min", "checks.token_warmup", {"dataset.token_warmup_min": 1})
+
+
+OF_A_DATASET: tuple[Callable[[RunSettings], Found], ...] = (bucket_limits, bucket_steps, resolution_without_buckets)
+"""Rules that hold for each dataset of a dataset file as for the run's own."""
+
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
     own_rate_differs,
@@ -384,6 +409,8 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     keep_tokens_unused,
     captions_never_seen,
     regularisation_without_weight,
+    folders_not_used,
+    first_tags_unused,
     bucket_limits,
     bucket_steps,
     resolution_without_buckets,

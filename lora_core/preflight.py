@@ -40,7 +40,7 @@ def required(settings: RunSettings) -> Iterator[Problem]:
     """Fields without which there is nothing to do."""
     if not settings.model.base.strip():
         yield Problem("model.base", "preflight.no_model", fix={"model.base": BUILT_IN})
-    if settings.dataset.train_dir is None:
+    if settings.dataset.train_dir is None and settings.dataset.config is None:
         yield Problem("dataset.train_dir", "preflight.no_images_folder")
     if settings.save.output_dir is None:
         yield Problem("save.output_dir", "preflight.no_output_folder")
@@ -78,13 +78,13 @@ def _guessed_prediction(settings: RunSettings, kind: FileKind | None) -> Iterato
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:
     """The folders, images and captions, and whether they come to at least one step."""
-    if settings.dataset.train_dir is None:
+    if settings.dataset.train_dir is None and settings.dataset.config is None:
         return
     found = checked(scan(settings.dataset), settings.dataset, deep=deep)
     yield from found.problems
     yield from mask_problems(settings, found)
     if found.train and found.ok and plan_of_scan(found, settings).total_steps < 1:
-        yield Problem("dataset.train_dir", "preflight.no_steps", {"path": settings.dataset.train_dir})
+        yield Problem(found.train[0].setting, "preflight.no_steps", {"path": found.train[0].folder})
 
 
 def output(settings: RunSettings) -> Iterator[Problem]:

@@ -270,9 +270,30 @@ BROKEN = {
         "warning",
         "prior_words_trigger",
     ),
+    "folder beside a dataset file": (
+        {"dataset.config": "d.toml", "dataset.train_dir": "a"},
+        "dataset.train_dir",
+        "warning",
+        "folder_not_used",
+    ),
+    "regularisation beside a caption list": (
+        {"dataset.metadata_file": "m.json", "dataset.reg_dir": "a"},
+        "dataset.reg_dir",
+        "warning",
+        "folder_not_used",
+    ),
+    "first tags without a warm-up": (
+        {"dataset.token_warmup_min": 3},
+        "dataset.token_warmup_min",
+        "warning",
+        "token_warmup",
+    ),
 }
 
 SOUND = {
+    "tags dropped behind the first": {"dataset.keep_tokens": 1, "dataset.caption_tag_dropout_rate": 0.1},
+    "tags warmed up behind the first": {"dataset.keep_tokens": 1, "dataset.token_warmup_step": 0.5},
+    "a dataset file": {"dataset.config": "d.toml"},
     "the defaults": {},
     "Prodigy at 1": PRODIGY,
     "Prodigy with equal rates": PRODIGY | {"train.unet_lr": 0.5, "train.text_encoder_lr": 0.5},

@@ -126,6 +126,17 @@ def _captions(ui: Ui) -> None:
         with gr.Row():
             form.field("dataset.caption_prefix")
             form.field("dataset.caption_suffix")
+        with gr.Row():
+            form.field("dataset.caption_tag_dropout_rate")
+            form.field("dataset.token_warmup_step")
+            form.field("dataset.token_warmup_min")
+        with gr.Row():
+            form.field("dataset.keep_tokens_separator")
+            form.field("dataset.caption_separator")
+            form.field("dataset.secondary_separator")
+        with gr.Row():
+            form.field("dataset.enable_wildcard")
+            form.field("dataset.weighted_captions")
 
 
 def _start(ui: Ui) -> None:

@@ -68,6 +68,8 @@ def training_metadata(
         **_model(settings, source, base),
         **_data(settings),
     }
+    if "ss_datasets" in dataset:
+        values = {key: value for key, value in values.items() if key not in IN_FOLDER_MODE}
     spec = _modelspec(settings, base, prediction_type, finished_at)
     return {
         **{key: str(value) for key, value in values.items()},
@@ -231,7 +233,7 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_cache_latents": data.cache_latents != "off",
         "ss_caption_dropout_rate": data.caption_dropout_rate,
         "ss_caption_dropout_every_n_epochs": data.caption_dropout_every_n_epochs or 0,
-        "ss_caption_tag_dropout_rate": 0.0,
+        "ss_caption_tag_dropout_rate": data.caption_tag_dropout_rate,
         "ss_face_crop_aug_range": None,
         "ss_batch_size_per_device": batch,
         "ss_total_batch_size": batch,
@@ -246,6 +248,23 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_min_bucket_reso": data.min_bucket_reso,
         "ss_max_bucket_reso": data.max_bucket_reso,
     }
+
+
+IN_FOLDER_MODE = (
+    "ss_batch_size_per_device",
+    "ss_total_batch_size",
+    "ss_resolution",
+    "ss_color_aug",
+    "ss_flip_aug",
+    "ss_random_crop",
+    "ss_shuffle_caption",
+    "ss_enable_bucket",
+    "ss_bucket_no_upscale",
+    "ss_min_bucket_reso",
+    "ss_max_bucket_reso",
+    "ss_keep_tokens",
+)
+"""What is left out, as in sd-scripts, when a dataset file is used: ``ss_datasets`` says it for each dataset."""
 
 
 def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, finished_at: float) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     hash_in_background(components)
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
-    data = yield from training_data(settings, family, components, samples, masks)
+    data = yield from training_data(settings, family, components, samples, plan, masks)
     feed = Feed(data, seed)
     texts = yield from encoded_texts(settings, family, components, feed, plan)
     yield StageChanged(stage="loading_model")
@@ -165,8 +165,13 @@ def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: M
         known += masks.fingerprint([sample.image.path for sample in samples])
     return DataFacts(
         fingerprint=known,
-        metadata=dataset_metadata(found, samples, buckets_enabled=settings.dataset.enable_bucket),
-        captions=tuple({sample.caption for sample in samples}),
+        metadata=dataset_metadata(
+            found,
+            samples,
+            buckets_enabled=settings.dataset.enable_bucket,
+            batch_size=settings.train.train_batch_size,
+        ),
+        captions=tuple({line for sample in samples for line in sample.caption.split("\n")}),
         warnings=(*found.problems, *mask_problems(settings, found)),
     )
 
@@ -176,6 +181,7 @@ def training_data(
     family: ModelFamily,
     components: Components,
     samples: list[Sample],
+    plan: Plan,
     masks: Masks | None = None,
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
@@ -185,10 +191,17 @@ def training_data(
         vae_identity(components),
     )
     if cache is not None:
-        for done, total in cache.filling(samples, flip=settings.dataset.flip_aug):
+        for done, total in cache.filling(samples):
             yield StageChanged(stage="caching_latents", done=done, total=total)
         components.park("vae")  # its memory is wanted for training; sampling brings it back for a moment
-    return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache, masks)
+    return TrainingData(
+        samples,
+        settings.train.train_batch_size,
+        cache,
+        masks,
+        accumulation=plan.accumulation,
+        total_steps=plan.total_steps,
+    )
 
 
 def encoded_texts(
@@ -205,7 +218,7 @@ def encoded_texts(
     if captions is not None:
         if settings.loss.prior_preservation is not None:
             captions = captions | {settings.loss.prior_words}
-        for done, total in texts.filling(captions):
+        for done, total in texts.filling(captions, weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         for prompt in parse(settings.sample.prompts):
             prompts_asked(family, components, prompt, settings.model, texts)

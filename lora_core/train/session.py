@@ -261,9 +261,10 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
 
 def encode_captions(session: Session, captions: Sequence[str]) -> Conditioning:
     """What the denoiser is told; computed once per caption when no text encoder is trained (any more)."""
+    weighted = session.settings.dataset.weighted_captions
     if (texts := session.texts or session.stopped_texts) is not None:
-        return texts(captions)
-    return session.family.encode_prompts(session.components, captions, session.settings.model)
+        return texts(captions, weighted=weighted)
+    return session.family.encode_prompts(session.components, captions, session.settings.model, weighted=weighted)
 
 
 def find_family(settings: RunSettings) -> ModelFamily:

@@ -45,7 +45,7 @@ def make_data(root: Path, batch_size: int = 2, **options) -> TrainingData:
         loss=LossSettings(prior_loss_weight=0.5),
     )
     samples = build_samples(scan(settings.dataset), settings)
-    return TrainingData(samples, settings.dataset, batch_size, latent_cache(settings.dataset, encode, "vae"))
+    return TrainingData(samples, batch_size, latent_cache(settings.dataset, encode, "vae"))
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -172,4 +172,4 @@ def make_data_of(folder: Path) -> TrainingData:
             train_dir=folder, trigger_words="bear", resolution="64", bucket_reso_steps=16, cache_latents="off"
         )
     )
-    return TrainingData(build_samples(scan(settings.dataset), settings), settings.dataset, 1)
+    return TrainingData(build_samples(scan(settings.dataset), settings), 1)

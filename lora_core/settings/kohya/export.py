@@ -298,7 +298,7 @@ def _option(key: str, value: Any) -> list[str]:
     name = f"--{_TO_GUI.get(key, key)}"
     if isinstance(value, bool):
         return [name] if value else []
-    if value == "":
+    if value == "" or (value is None and ROWS[key].scripts is None):
         return []
     return [f"{name}={0 if value is None else value}"]
 
