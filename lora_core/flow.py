@@ -5,11 +5,14 @@ Symbols: x0 clean latents, n noise, sigma in (0, 1] the share of noise, x_t = (1
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from lora_core.noise import offset_noise
 
 TimestepSampling = Literal["uniform", "sigmoid", "shift", "flux_shift", "logit_normal"]
 
@@ -88,6 +91,10 @@ class FlowMatching:
             sigma = shifted(sigma, flux_shift(latent_tokens))
         return _inside(sigma)
 
+    def offset_noise(self, shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
+        """See the function of the same name."""
+        return offset_noise(shape, generator, offset)
+
     def add_noise(self, x0_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The noisy latents the model sees."""
         return interpolate(x0_BCHW, noise_BCHW, self._sigma_B111(t_B, x0_BCHW))
@@ -100,6 +107,10 @@ class FlowMatching:
         """(B,) signal-to-noise ratio ((1 - sigma) / sigma)^2."""
         sigma = t_B / self.steps
         return ((1 - sigma) / sigma).square()
+
+    def min_snr_weight(self, t_B: Tensor, gamma: float) -> Tensor:
+        """(B,) ones: the direction is of the same size at every time, there is nothing to be evened out."""
+        return torch.ones_like(t_B)
 
     def _sigma_B111(self, t_B: Tensor, like: Tensor) -> Tensor:
         return (t_B / self.steps).to(like).view(-1, 1, 1, 1)

@@ -14,11 +14,12 @@ from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
 from lora_core.errors import Problem, UserError
+from lora_core.families import flux_source
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
 from lora_core.io.headers import identify
 from lora_core.plan import plan_of_scan
-from lora_core.settings import NetworkSettings, RunSettings
+from lora_core.settings import FluxModel, NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
 
 NEEDS_PACKAGE = {
@@ -57,6 +58,9 @@ def required(settings: RunSettings) -> Iterator[Problem]:
 def model(settings: RunSettings) -> Iterator[Problem]:
     """The file is there and is a model that can be trained, judged by its header."""
     if not settings.model.base.strip():
+        return
+    if isinstance(settings.model, FluxModel):
+        yield from (Problem.of(path, error) for path, error in flux_source.problems(settings.model))
         return
     try:
         require_base(settings.model)

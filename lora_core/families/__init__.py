@@ -31,5 +31,6 @@ class _Families(Mapping[str, "ModelFamily"]):
 FAMILIES: Mapping[str, "ModelFamily"] = _Families(
     {
         "sd1": ("lora_core.families.sd", "StableDiffusion1"),
+        "flux": ("lora_core.families.flux", "Flux1"),
     }
 )

@@ -1,6 +1,7 @@
 """Where the source model is, and whether it is one that can be trained. Torch-free: the form asks this too."""
 
 import re
+from collections.abc import Iterable
 from os.path import exists, isdir
 from pathlib import Path
 
@@ -8,14 +9,13 @@ from lora_core.errors import UserError
 from lora_core.io.folders import PARTS, has_weights
 from lora_core.io.headers import FileKind, identify
 from lora_core.io.kinds import FAMILY_NAMES
-from lora_core.settings import ModelSettings
+from lora_core.settings import FluxModel, ModelSettings
 from lora_core.settings.base import clean_path
 
 BUILT_IN = "built-in"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-_CONFIGS = ["model_index.json", "*/*.json", "tokenizer/*"]
-_WEIGHTS = ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors"]
+_CONFIGS = ["model_index.json", "*/*.json", "tokenizer/*", "tokenizer_2/*"]
 
 
 def is_hub_name(base: str) -> bool:
@@ -47,6 +47,10 @@ def require_base(model: ModelSettings) -> FileKind | None:
     The keys of what is wrong with the VAE begin with "vae.", so that it is shown at its own field.
     Returns None for a Hugging Face name that may be downloaded: nothing is known of it yet.
     """
+    if isinstance(model, FluxModel):
+        from lora_core.families import flux_source  # asks this module for the path
+
+        return flux_source.require(model)
     hub = model.allow_download and is_hub_name(model.base.strip())
     kind = None if hub else check_base(identify(base_path(model)), separate_vae=model.vae is not None)
     if model.vae is not None:
@@ -91,20 +95,21 @@ def require_vae(path: Path) -> FileKind:
     return kind
 
 
-def download(name: str) -> Path:
-    """Folder of a Hugging Face model, fetched into the user's cache. Only called when the user allowed it.
+def download(name: str, parts: Iterable[str] = PARTS) -> Path:
+    """Folder of a Hugging Face model with its parts, fetched into the user's cache. Only called when allowed.
 
     Half-precision copies are fetched only where a model has nothing else.
     """
     from huggingface_hub import snapshot_download
 
-    folder = Path()
+    folder, parts = Path(), list(parts)
+    wanted = _CONFIGS + [f"{part}/*.safetensors" for part in parts]
     for ignored in (["*.fp16.*", "*non_ema*", "*ema_only*"], ["*non_ema*"]):
         try:
-            folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _WEIGHTS, ignore_patterns=ignored))
+            folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=ignored))
         except (OSError, ValueError) as error:  # no network, no such model, not a name: all are these
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError("model.download_failed", name=name, reason=reason) from error
-        if all((folder / part).is_dir() and has_weights(folder, part) for part in PARTS):
+        if all((folder / part).is_dir() and has_weights(folder, part) for part in parts):
             return folder
     raise UserError("folder.no_model", path=name)

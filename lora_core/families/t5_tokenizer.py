@@ -121,6 +121,7 @@ def unigram(model: bytes) -> "Tokenizer":
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**mark)]
     )
     tokenizer.decoder = decoders.Metaspace(**mark)
+    tokenizer.add_special_tokens([piece for piece, _ in pieces[:3]])
     return tokenizer
 
 

@@ -17,6 +17,8 @@ _PIPELINES: tuple[tuple[str, Family], ...] = (
 _CONTEXT: dict[int, Family] = {1024: "sd2", 2048: "sdxl"}
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """Folders of a Stable Diffusion 1 model and the stem of their weight files."""
+_OTHER_STEMS = {"transformer": "diffusion_pytorch_model", "text_encoder_2": "model"}
+"""Folders of other families."""
 _OLD_STEMS = {"text_encoder": "pytorch_model"}
 
 
@@ -71,7 +73,7 @@ def has_weights(folder: Path, part: str) -> bool:
 
 
 def _find_weights(folder: Path, part: str) -> list[Path]:
-    stem = PARTS[part]
+    stem = (PARTS | _OTHER_STEMS)[part]
     return weight_files(folder / part, stem) or weight_files(folder / part, _OLD_STEMS.get(part, stem))
 
 

@@ -52,6 +52,8 @@ class FluxModel(ModelSettings):
     """Captions longer than this are cut. 512 for FLUX.1 dev, 256 for schnell; less is faster."""
     guidance: float = setting(1.0, "Guidance while training", "guidance_scale", ge=0, le=100)
     """The guidance that FLUX.1 dev is told while it trains. 1 is right for a LoRA; the CFG scale of the samples is set there."""
+    apply_t5_attn_mask: bool = setting(False, "Leave out T5's padding", "apply_t5_attn_mask")
+    """Lets the model look at the words of a caption only, not at the padding behind them. FLUX.1 was trained with the padding, and other programs draw with it: leave this off unless you know why."""
 
 
 AnyModel = Annotated[
