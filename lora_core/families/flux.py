@@ -55,7 +55,8 @@ class Flux1(KlLatents):
             guidance=source.guidance,
             device=device,
             dtype=dtype,
-            source=ModelSource(name if remote else base.name, base, model.vae),
+            source=ModelSource(name if remote else base.name, base, model.vae, "" if source.guidance else "schnell"),
+            prediction_type="flow",
             tokenizers={"text_encoder": load_tokenizer(clip_tokenizer_folder(base))},
         )
 

@@ -1,6 +1,6 @@
 """The model a LoRA is trained on: one variant for each family, with what it has to say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,9 @@ from lora_core.settings.base import Settings, SourceModel, UserPath, setting
 
 class ModelSettings(Settings):
     """What every family has."""
+
+    length_field: ClassVar[str] = "max_token_length"
+    """The field that says how many tokens of a caption are read."""
 
     base: SourceModel = setting("", "Source model", "pretrained_model_name_or_path", max_length=4096)
     """The model to train on: a .safetensors or .ckpt file, a diffusers folder, or "built-in" for the small model that comes with Kumakobo."""
@@ -43,6 +46,7 @@ class SdxlModel(_ReadsClip):
 
 
 class FluxModel(ModelSettings):
+    length_field: ClassVar[str] = "t5_max_token_length"
     family: Literal["flux"] = "flux"
     clip_l: UserPath = setting(None, "CLIP-L", "clip_l")
     """The file clip_l.safetensors, or a folder with it. Empty when the source model is a diffusers folder that holds it."""
