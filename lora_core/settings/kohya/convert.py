@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_files, rules_optimizer
+from lora_core.settings.kohya import rules, rules_files, rules_flux, rules_optimizer
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import read_dataset
 from lora_core.settings.kohya.draft import Draft
@@ -43,6 +43,7 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules.precision,
     rules.noise,
     rules.folders,
+    rules_flux.flux,
     rules_files.model,
     rules_files.image_folders,
     rules_files.caches,
