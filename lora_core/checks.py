@@ -292,6 +292,37 @@ def samples_never_drawn(settings: RunSettings) -> Found:
         yield _warning("sample.every_n_epochs", "checks.samples_never", {"sample.every_n_epochs": 1})
 
 
+_FLUX_CELL = 16
+"""Pixels per side of one of FLUX.1's tokens: two latents."""
+
+
+def flux_sizes(settings: RunSettings) -> Found:
+    """FLUX.1 reads latents two by two."""
+    dataset = settings.dataset
+    if settings.model.family != "flux":
+        return
+    if dataset.enable_bucket and dataset.bucket_reso_steps % _FLUX_CELL:
+        fix = {"dataset.bucket_reso_steps": 64}
+        yield _error("dataset.bucket_reso_steps", "checks.flux_steps", fix, step=dataset.bucket_reso_steps)
+    elif not dataset.enable_bucket and any(side % _FLUX_CELL for side in sides(dataset.resolution)):
+        near = ",".join(str(max(16, side // _FLUX_CELL * _FLUX_CELL)) for side in sides(dataset.resolution))
+        values = {"resolution": dataset.resolution, "near": near}
+        yield _error("dataset.resolution", "checks.flux_resolution", {"dataset.resolution": near}, **values)
+
+
+def flux_sample_guidance(settings: RunSettings) -> Found:
+    """FLUX.1 is told its guidance: Stable Diffusion's 7 makes burnt pictures."""
+    guidance = settings.sample.guidance
+    if settings.model.family == "flux" and guidance > 6 and settings.sample.prompts.strip():
+        yield _warning("sample.guidance", "checks.flux_guidance", {"sample.guidance": 3.5}, guidance=f"{guidance:g}")
+
+
+def flux_loss(settings: RunSettings) -> Found:
+    """Flow matching has no epsilon whose size would have to be evened out."""
+    if settings.model.family == "flux" and settings.loss.min_snr_gamma is not None:
+        yield _error("loss.min_snr_gamma", "checks.flux_min_snr", {"loss.min_snr_gamma": None})
+
+
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
     own_rate_differs,
@@ -318,6 +349,9 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     name_too_long,
     never_saved_on_the_way,
     samples_never_drawn,
+    flux_sizes,
+    flux_sample_guidance,
+    flux_loss,
 )
 
 

@@ -60,6 +60,9 @@ class FlowMatching:
     """Of "shift". The default is what flux_shift is at 1024 x 1024 pixels."""
     logit_mean: float = 0.0
     logit_std: float = 1.0
+    min_timestep: float = 0.0
+    max_timestep: float = STEPS
+    """Trained times are drawn from this part of the whole, distributed in it as otherwise in the whole."""
     shifts_with_size: bool = True
     """Whether pictures are drawn with more noise the larger they are: FLUX.1 dev yes, schnell no."""
     steps: int = STEPS
@@ -74,7 +77,8 @@ class FlowMatching:
 
         Raises ValueError when flux_shift does not get it.
         """
-        return self.steps * self._sample_sigmas(n, generator, latent_tokens)
+        sigmas = self._sample_sigmas(n, generator, latent_tokens)
+        return self.min_timestep + (self.max_timestep - self.min_timestep) * sigmas
 
     def _sample_sigmas(self, n: int, generator: torch.Generator, latent_tokens: int | None) -> Tensor:
         if self.sampling == "uniform":

@@ -14,7 +14,7 @@ from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
 from lora_core.errors import Problem, UserError
-from lora_core.families import flux_source
+from lora_core.families import FAMILIES, flux_source
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
 from lora_core.io.headers import identify
@@ -60,12 +60,19 @@ def model(settings: RunSettings) -> Iterator[Problem]:
     if not settings.model.base.strip():
         return
     if isinstance(settings.model, FluxModel):
-        yield from (Problem.of(path, error) for path, error in flux_source.problems(settings.model))
+        yield from _flux(settings.model)
         return
     try:
         require_base(settings.model)
     except UserError as error:
         yield Problem.of("model.vae" if error.key.startswith("vae.") else "model.base", error)
+
+
+def _flux(model: FluxModel) -> Iterator[Problem]:
+    """FLUX.1 comes in several files, each with a field of its own."""
+    for path, error in flux_source.problems(model):
+        found = error.values.get("found") if error.key == "flux.other_family" else None
+        yield Problem(path, error.key, error.values, fix={"model.family": found} if found in FAMILIES else {})
 
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:

@@ -13,6 +13,8 @@ PRODIGY = {"optimizer.name": "Prodigy", "train.learning_rate": 1.0}
 OWN_RATE = {"optimizer.name": "Adafactor", "schedule.name": "adafactor"}
 
 # name: (what is set, at which setting, how grave, which sentence)
+FLUX = {"model.family": "flux"}
+
 BROKEN = {
     "Prodigy at 1e-4": ({"optimizer.name": "Prodigy"}, "train.learning_rate", "error", "own_rate_low"),
     "D-Adaptation at 1e-4": ({"optimizer.name": "DAdaptAdam"}, "train.learning_rate", "error", "own_rate_low"),
@@ -147,9 +149,19 @@ BROKEN = {
         "warning",
         "samples_never",
     ),
+    "FLUX, steps of 8": (FLUX | {"dataset.bucket_reso_steps": 8}, "dataset.bucket_reso_steps", "error", "flux_steps"),
+    "FLUX, odd size": (
+        FLUX | UPSCALED | {"dataset.enable_bucket": False, "dataset.resolution": "520"},
+        "dataset.resolution",
+        "error",
+        "flux_resolution",
+    ),
+    "FLUX, burnt samples": (FLUX | {"sample.prompts": "a bear"}, "sample.guidance", "warning", "flux_guidance"),
+    "FLUX, min SNR": (FLUX | {"loss.min_snr_gamma": 5}, "loss.min_snr_gamma", "error", "flux_min_snr"),
 }
 
 SOUND = {
+    "FLUX": FLUX,
     "the defaults": {},
     "Prodigy at 1": PRODIGY,
     "Prodigy with equal rates": PRODIGY | {"train.unet_lr": 0.5, "train.text_encoder_lr": 0.5},

@@ -118,6 +118,15 @@ def test_the_kinds_differ_only_in_the_formula():
     torch.testing.assert_close(draws[0], draws[2])
 
 
+def test_a_part_of_the_times_is_drawn_from_alike():
+    draws = [
+        FlowMatching(min_timestep=low, max_timestep=high).sample_timesteps(500, torch.Generator().manual_seed(0), 256)
+        for low, high in ((0, 1000), (200, 700))
+    ]
+    torch.testing.assert_close(draws[1], 200 + draws[0] / 2)
+    assert 200 < draws[1].min() < draws[1].max() <= 700
+
+
 def test_flux_shift_asks_for_the_size():
     with pytest.raises(ValueError, match="tokens"):
         FlowMatching().sample_timesteps(1, torch.Generator())

@@ -141,6 +141,13 @@ def _loss_and_noise(ui: Ui) -> None:
             form.field("loss.min_snr_gamma")
             form.field("noise.noise_offset")
         with gr.Row():
+            form.field("noise.timestep_sampling")
+            form.field("noise.sigmoid_scale")
+            form.field("noise.discrete_flow_shift")
+        with gr.Row():
+            form.field("noise.logit_mean")
+            form.field("noise.logit_std")
+        with gr.Row():
             form.field("loss.prior_loss_weight")
             form.field("train.max_grad_norm")
 

@@ -139,7 +139,7 @@ def check_base(path: Path) -> None:
     if kind.kind == "unknown" or kind.family == "unknown":
         raise UserError("flux.is_unknown", path=path)
     if kind.family != "flux":
-        raise UserError("flux.other_family", path=path, family=FAMILY_NAMES[kind.family])
+        raise UserError("flux.other_family", path=path, family=FAMILY_NAMES[kind.family], found=kind.family)
     place = _own_place(path, "unet")
     if place is None:
         raise UserError("flux.is_unknown", path=path)
