@@ -382,6 +382,30 @@ def first_tags_unused(settings: RunSettings) -> Found:
 
 OF_A_DATASET: tuple[Callable[[RunSettings], Found], ...] = (bucket_limits, bucket_steps, resolution_without_buckets)
 """Rules that hold for each dataset of a dataset file as for the run's own."""
+_FLUX_CELL = 16
+"""Pixels per side of one of FLUX.1's tokens: two latents."""
+
+
+def flux_sizes(settings: RunSettings) -> Found:
+    """FLUX.1 reads latents two by two."""
+    dataset = settings.dataset
+    if settings.model.family != "flux":
+        return
+    if dataset.enable_bucket and dataset.bucket_reso_steps % _FLUX_CELL:
+        fix = {"dataset.bucket_reso_steps": 64}
+        yield _error("dataset.bucket_reso_steps", "checks.flux_steps", fix, step=dataset.bucket_reso_steps)
+    elif not dataset.enable_bucket and any(side % _FLUX_CELL for side in sides(dataset.resolution)):
+        near = ",".join(str(max(16, side // _FLUX_CELL * _FLUX_CELL)) for side in sides(dataset.resolution))
+        values = {"resolution": dataset.resolution, "near": near}
+        yield _error("dataset.resolution", "checks.flux_resolution", {"dataset.resolution": near}, **values)
+
+
+def flux_sample_guidance(settings: RunSettings) -> Found:
+    """FLUX.1 is told its guidance: Stable Diffusion's 7 makes burnt pictures."""
+    guidance = settings.sample.guidance
+    if settings.model.family == "flux" and guidance > 6 and settings.sample.prompts.strip():
+        yield _warning("sample.guidance", "checks.flux_guidance", {"sample.guidance": 3.5}, guidance=f"{guidance:g}")
+
 
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
@@ -418,6 +442,8 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     never_saved_on_the_way,
     samples_never_drawn,
     *LOSS_AND_NOISE,
+    flux_sizes,
+    flux_sample_guidance,
 )
 
 

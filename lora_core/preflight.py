@@ -15,11 +15,12 @@ from lora_core.data.checks import checked
 from lora_core.data.folders import scan
 from lora_core.data.mask_files import mask_problems
 from lora_core.errors import Problem, UserError
+from lora_core.families import FAMILIES, flux_source
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
 from lora_core.io.headers import FileKind, identify
 from lora_core.plan import plan_of_scan
-from lora_core.settings import NetworkSettings, RunSettings
+from lora_core.settings import FluxModel, NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
 from lora_core.train.optimizer_table import package_of
 
@@ -50,6 +51,9 @@ def model(settings: RunSettings) -> Iterator[Problem]:
     """The file is there and is a model that can be trained, judged by its header."""
     if not settings.model.base.strip():
         return
+    if isinstance(settings.model, FluxModel):
+        yield from _flux(settings.model)
+        return
     try:
         kind = require_base(settings.model)
     except UserError as error:
@@ -74,6 +78,13 @@ def _guessed_prediction(settings: RunSettings, kind: FileKind | None) -> Iterato
         "warning",
         fix={"model.prediction_type": guess},
     )
+
+
+def _flux(model: FluxModel) -> Iterator[Problem]:
+    """FLUX.1 comes in several files, each with a field of its own."""
+    for path, error in flux_source.problems(model):
+        found = error.values.get("found") if error.key == "flux.other_family" else None
+        yield Problem(path, error.key, error.values, fix={"model.family": found} if found in FAMILIES else {})
 
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:

@@ -14,6 +14,8 @@ OWN_RATE = {"optimizer.name": "Adafactor", "schedule.name": "adafactor"}
 FLUX = {"model.family": "flux"}
 
 # name: (what is set, at which setting, how grave, which sentence)
+FLUX = {"model.family": "flux"}
+
 BROKEN = {
     "Prodigy at 1e-4": ({"optimizer.name": "Prodigy"}, "train.learning_rate", "error", "own_rate_low"),
     "D-Adaptation at 1e-4": ({"optimizer.name": "DAdaptAdam"}, "train.learning_rate", "error", "own_rate_low"),
@@ -288,12 +290,21 @@ BROKEN = {
         "warning",
         "token_warmup",
     ),
+    "FLUX, steps of 8": (FLUX | {"dataset.bucket_reso_steps": 8}, "dataset.bucket_reso_steps", "error", "flux_steps"),
+    "FLUX, odd size": (
+        FLUX | UPSCALED | {"dataset.enable_bucket": False, "dataset.resolution": "520"},
+        "dataset.resolution",
+        "error",
+        "flux_resolution",
+    ),
+    "FLUX, burnt samples": (FLUX | {"sample.prompts": "a bear"}, "sample.guidance", "warning", "flux_guidance"),
 }
 
 SOUND = {
     "tags dropped behind the first": {"dataset.keep_tokens": 1, "dataset.caption_tag_dropout_rate": 0.1},
     "tags warmed up behind the first": {"dataset.keep_tokens": 1, "dataset.token_warmup_step": 0.5},
     "a dataset file": {"dataset.config": "d.toml"},
+    "FLUX": FLUX,
     "the defaults": {},
     "Prodigy at 1": PRODIGY,
     "Prodigy with equal rates": PRODIGY | {"train.unet_lr": 0.5, "train.text_encoder_lr": 0.5},

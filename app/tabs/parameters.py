@@ -205,6 +205,13 @@ def _noise(ui: Ui) -> None:
             form.field("noise.max_timestep")
             form.field("noise.zero_terminal_snr")
         with gr.Row():
+            form.field("noise.timestep_sampling")
+            form.field("noise.sigmoid_scale")
+            form.field("noise.discrete_flow_shift")
+        with gr.Row():
+            form.field("noise.logit_mean")
+            form.field("noise.logit_std")
+        with gr.Row():
             form.field("noise.noise_offset_random_strength")
             form.field("noise.ip_noise_gamma_random_strength")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import UserError
-from lora_core.io.base_models import BaseModel, base_model, told_of_the_model
+from lora_core.io.base_models import BaseModel, base_model, told_of_flow, told_of_the_model
 from lora_core.io.headers import read_header
 from lora_core.settings import (
     LokrSettings,
@@ -219,6 +219,7 @@ def _model(settings: RunSettings, source: "ModelSource", base: BaseModel) -> dic
     return {
         "ss_base_model_version": base.version,
         **told_of_the_model(settings.model),
+        **told_of_flow(settings.model, settings.noise),
         "ss_sd_model_name": source.name,
         "ss_sd_model_hash": source.legacy_hash,
         "ss_new_sd_model_hash": source.sha256,

@@ -209,9 +209,17 @@ def encoded_texts(
 ) -> Iterator[EventBase]:
     """The captions and sample prompts of the run, encoded, if no text encoder is trained; None if one is.
 
-    Where all captions that will come can be told beforehand, the text encoders make room for the denoiser.
+    Where all captions that will come can be told beforehand, the text encoders make room for the denoiser; those that
+    are never trained do so even while others are.
     """
-    if trained_text_parts(settings, family):
+    trained = trained_text_parts(settings, family)
+    if trained and set(family.text_parts) == set(trained):
+        return None
+    captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
+    if trained:
+        prompts = {prompt.text for prompt in parse(settings.sample.prompts)}.union(captions or ())
+        for done, total in family.keep_frozen_texts(components, prompts, settings.model):
+            yield StageChanged(stage="caching_texts", done=done, total=total)
         return None
     texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)

@@ -273,6 +273,7 @@ def find_family(settings: RunSettings) -> ModelFamily:
 
 def cut_captions(session: Session, captions: Iterable[str]) -> list[tuple[str, int]]:
     """Captions too long for the settings, with the number of tokens that are left out."""
-    limit = session.settings.model.max_token_length
+    model = session.settings.model
+    limit = getattr(model, model.length_field)
     cut = ((c, session.family.tokens_cut(session.components, c, max_token_length=limit)) for c in sorted(set(captions)))
     return [(caption, tokens) for caption, tokens in cut if tokens]

@@ -65,6 +65,9 @@ _KINDS = {
 }
 """Our algorithms -> LoRA type of the GUI, whose files are as ours."""
 
+_FLOW = frozenset({"flux1", "flow_density"})
+"""What only FLUX.1's script knows."""
+
 _SAMPLERS = {"dpmpp_2m_karras": "dpmsolver++"}
 _TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_extention"}
 """Name in the GUI -> option of sd-scripts, where they differ."""
@@ -115,7 +118,8 @@ def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Expor
     """A TOML for ``--config_file`` of sd-scripts. Prompts go into ``prompts_file``, which the caller writes."""
     found, entries = _by_key(settings)
     train = settings.train
-    values: dict[str, Any] = {"network_module": "networks.lora", "learning_rate": train.learning_rate}
+    module = "networks.lora_flux" if settings.model.family == "flux" else "networks.lora"
+    values: dict[str, Any] = {"network_module": module, "learning_rate": train.learning_rate}
     if warmup := found.pop("warmup", 0.0):
         values["lr_warmup_steps"] = min(warmup / 100, 0.999999)
     values |= {"unet_lr": train.unet_lr, "network_train_unet_only": not train.train_text_encoder}
@@ -160,7 +164,7 @@ def _by_key(settings: RunSettings) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     lost = []
     for path, value in values.items():
         key = keys.get(path) or fields[path].kohya
-        if path in _OWN_WAY:
+        if path in _OWN_WAY or (key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"):
             continue
         if key is not None and key in ROWS:
             found[key] = str(value) if isinstance(value, Path) else value
@@ -185,6 +189,9 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     kind = "Kohya LoCon" if algorithm == "lora" and conv else _KINDS.get(algorithm, "")
     if not kind:
         left_out("network.algo", algorithm, "algorithm")
+    if settings.model.family == "flux":
+        kind = {"Standard": "Flux1"}.get(kind, kind)
+        yield from _flux(settings)
     yield "LoRA_type", kind or "Standard"
     yield "dora_wd", algorithm == "dora"
     yield from _loss_and_noise(settings)
@@ -252,6 +259,19 @@ def _schedule(settings: RunSettings) -> Iterator[tuple[str, Any]]:
         yield "lr_scheduler_timescale", timescale
     rules = getattr(schedule, "step_rules", "")
     yield "lr_scheduler_args", [f"step_rules={''.join(rules.split())}"] if rules else []
+
+
+def _flux(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """The VAE under its other name; the answer compared as it is; a density by sd-scripts' two options for it."""
+    yield "ae", str(settings.model.vae or "")
+    yield "vae", ""
+    yield "model_prediction_type", "raw"
+    if settings.noise.timestep_sampling == "logit_normal":
+        yield from {
+            "timestep_sampling": "sigma",
+            "weighting_scheme": "logit_normal",
+            "discrete_flow_shift": 1.0,
+        }.items()
 
 
 def _optimizer(settings: RunSettings) -> str:
