@@ -50,6 +50,8 @@ class Adapter(nn.Module, ABC):
         self.rank, self.alpha, self.dropout = rank, float(alpha), dropout
         self.is_conv = isinstance(layer, nn.Conv2d)
         self.multiplier = 1.0
+        self.rate = 1.0
+        """What the learning rate of its part is multiplied by."""
         # Not a submodule: the frozen layer's weights are none of the adapter's parameters.
         object.__setattr__(self, "layer", layer)
         self._layer_forward: Callable[[Tensor], Tensor] = layer.forward
@@ -105,6 +107,10 @@ class Adapter(nn.Module, ABC):
     ) -> Self:
         """An adapter of the rank and alpha of a file. A missing alpha means alpha = rank."""
 
+    def take_options_of(self, other: "Adapter") -> None:
+        """What the settings say of another adapter on the same layer, and files do not."""
+        self.rate = other.rate
+
     # ---- files ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -137,7 +143,11 @@ class Adapter(nn.Module, ABC):
                 raise UserError("adapter.shape_differs", tensor=key(self.name, kind), found=found, wanted=wanted)
             parameter.data.copy_(tensors[kind].reshape(parameter.shape))
 
-    # ---- what the trainer does between steps ---------------------------------------------------------------------
+    # ---- what the trainer does with them ---------------------------------------------------------------------
+
+    def up_parameters(self) -> list[nn.Parameter]:
+        """Those that LoRA+ trains faster: the factors of a low-rank update that start at zero."""
+        return []
 
     def factors(self) -> list[nn.Parameter]:
         """Parameters of which the change is a product: all of them times r make it r ** n times as large."""
@@ -150,8 +160,13 @@ class Adapter(nn.Module, ABC):
     # ---- what the algorithms share -------------------------------------------------------------------------------
 
     @property
+    def strength(self) -> float:
+        """What the product of the factors is multiplied by at multiplier 1."""
+        return self.alpha / self.rank
+
+    @property
     def scale(self) -> float:
-        return self.multiplier * self.alpha / self.rank
+        return self.multiplier * self.strength
 
     def apply_to(self, weight: Tensor) -> Tensor:
         """A weight with the adapter merged into it, in the weight's own number format."""
