@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from lora_core.adapters.keys import ALPHA, key
 from lora_core.errors import UserError
 from lora_core.settings import NetworkSettings
 
-Part = Literal["unet", "text_encoder"]
+Part = str
+"""Of the model: "unet" for every denoiser, "text_encoder", "text_encoder_2"."""
 
 ALPHA_TOLERANCE = 2**-7
 """Files may hold alpha in bf16, which keeps 8 bits."""
@@ -81,6 +82,10 @@ class Adapter(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """What the layer answers with the adapter on it."""
+
+    def composed(self, x: Tensor) -> Tensor:
+        """The same by plain operations, without module dropout: what DoRA stretches."""
+        raise NotImplementedError(f"{self.title} cannot be stretched")
 
     @abstractmethod
     def delta_weight(self) -> Tensor:

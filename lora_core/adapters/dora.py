@@ -8,7 +8,6 @@ With s = m / |W + D|, the layer answers s x (or answers, times s) as the algorit
 out that it does not write out.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,10 +30,6 @@ class Decomposed(Adapter):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self._measure(side=1)
-
-    @abstractmethod
-    def _composed(self, x: Tensor) -> Tensor:
-        """What the layer answers with the algorithm's own change, dropout included."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.effective() or self.skipped(self.dropout.module):
@@ -84,8 +79,8 @@ class Decomposed(Adapter):
         if self.is_conv:
             stretch = stretch[:, None, None]
         if self._side == 1:
-            return self._composed((x * stretch).to(x.dtype))
-        y, bias = self._composed(x), self.layer.bias
+            return self.composed((x * stretch).to(x.dtype))
+        y, bias = self.composed(x), self.layer.bias
         if bias is None:
             return (y * stretch).to(y.dtype)
         bias = bias[:, None, None] if self.is_conv else bias

@@ -53,9 +53,9 @@ class Loha(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         if not self.effective() or self.skipped(self.dropout.module):
             return self._layer_forward(x)
-        return self._composed(x)
+        return self.composed(x)
 
-    def _composed(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         y = self._layer_forward(x)
         change = self._weight().view(self.layer.weight.shape).to(y.dtype)
         x = x.to(y.dtype)

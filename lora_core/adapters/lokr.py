@@ -88,7 +88,7 @@ class Lokr(Adapter):
         rank, alpha = settings.rank_and_alpha(kernel=has_kernel(layer))
         adapter = cls(name, layer, part, rank, alpha, Sides.of(layer, settings, rank), Dropout.of(settings))
         for kind, parameter in adapter.stored().items():
-            if kind not in (W2, W2_B):
+            if kind in (W1, W1_A, W1_B, W2_A):
                 kaiming(parameter, generator)
         return adapter
 
@@ -120,9 +120,9 @@ class Lokr(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         if not self.effective() or self.skipped(self.dropout.module):
             return self._layer_forward(x)
-        return self._composed(x)
+        return self.composed(x)
 
-    def _composed(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         y = self._layer_forward(x)
         added = self._of_image(x.to(y.dtype)) if self.is_conv else self._of_rows(x.to(y.dtype))
         return y + self.with_kept_outputs(added)

@@ -62,7 +62,7 @@ class Lora(Adapter):
         if not self.effective() or self.skipped(self.dropout.module):
             return self._layer_forward(x)
         if not self.fusible() or torch.is_autocast_enabled(x.device.type) or x.dtype != self.layer.weight.dtype:
-            return self._composed(x)
+            return self.composed(x)
         return self.together(self, x) if self.together else low_rank_linears(x, [self.low_rank()])[0]
 
     def fusible(self) -> bool:
@@ -97,7 +97,7 @@ class Lora(Adapter):
     def weight_norm(self) -> Tensor:
         return product_norm(self.up, self.down) * self.strength
 
-    def _composed(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """The same by plain operations: for dropout, convolutions, autocast and layers that are not plain linear."""
         y = self._layer_forward(x)
         x = x.to(y.dtype)

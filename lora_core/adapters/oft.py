@@ -26,6 +26,8 @@ BLOCKS = "oft_blocks"
 NO_LIMIT = 1024.0
 """alpha in our files. Of a layer whose 1280 outputs are all turned by 170 degrees |Q| is about 400."""
 
+ROUNDING = 1e-5
+
 
 class Oft(Adapter):
     """Turns outputs among each other; ``blocks`` are (K, S, S), zero before training."""
@@ -125,6 +127,9 @@ class Oft(Adapter):
 
 
 def shrink(q: Tensor, limit: float) -> Tensor:
-    """The factor that brings |Q| down to a limit, 1 below it; a tensor, so that nothing waits for the device."""
+    """The factor that brings |Q| down to a limit, 1 below it; a tensor, so that nothing waits for the device.
+
+    What was brought down to the limit and rounded counts as below, so that a saved file is the same when saved again.
+    """
     length = q.square().sum().clamp(min=torch.finfo(q.dtype).tiny).sqrt()
-    return (limit / length).clamp(max=1.0)
+    return torch.where(length > limit * (1 + ROUNDING), limit / length, 1.0)

@@ -30,6 +30,7 @@ from lora_core.generate.prompts import parse
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
+from lora_core.train.base_weights import merge_base_weights
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
 from lora_core.train.files import Retention
@@ -99,6 +100,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     family = find_family(settings)
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
     hash_in_background(components)
+    merge_base_weights(settings.network.base_weights, family, components)
     data = yield from training_data(settings, family, components, samples)
     feed = Feed(data, seed)
     texts = yield from encoded_texts(settings, family, components, feed, plan)

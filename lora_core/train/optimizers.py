@@ -85,7 +85,7 @@ def find_class(path: str) -> Callable[..., Optimizer]:
 def current_rates(optimizer: Optimizer) -> dict[str, float]:
     """The learning rate in force, per group, with what the optimizer itself found (Prodigy's d, Adafactor's own)."""
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper passes on only what it knows
-    return {group["name"]: _rate(inner, group) for group in inner.param_groups}
+    return {group["name"]: _rate(inner, group) for group in inner.param_groups if group.get("charted", True)}
 
 
 def _rate(optimizer: Optimizer, group: dict[str, Any]) -> float:
