@@ -209,6 +209,16 @@ def _sized(network: NetworkSettings, name: str, own: Mapping[str, Mapping[str, f
     return network.sized(*sizes)
 
 
+def rates_differ(settings: RunSettings) -> bool:
+    """Whether blocks that are trained are to learn at rates of their own; False where that can't be told."""
+    family = settings.model.family
+    try:
+        found = values_of("block_lrs", known_names(settings), settings.network, family)
+    except UserError:
+        return False
+    return bool(set(found.values()) - {0.0, 1.0})
+
+
 # ---- for the page ----------------------------------------------------------------------------------------------------
 
 

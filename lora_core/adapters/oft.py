@@ -2,10 +2,11 @@
 Finetuning): W' = R W with R = diag(R_1 ... R_K), R_k = (I + Q_k)(I - Q_k)^-1 and Q_k = B_k - B_k' (Cayley, section 4).
 
 The file is that of LyCORIS' diag-oft and sd-scripts' networks.oft, ``oft_blocks`` (K, S, S) and ``alpha``: by their
-code these two, AUTOMATIC1111 and ComfyUI all read it so, and all of them multiply by the transpose (einsum "k n m, k n
-... -> k m ..."), which is what is done here. They differ in alpha, a limit of |Q|: LyCORIS, AUTOMATIC1111 and
-sd-scripts multiply it by the outputs, ComfyUI does not, and 0 is no limit for LyCORIS and no turn at all for sd-scripts.
-So the limit that was trained with is worked into the blocks and alpha is written larger than any |Q|: all play the same.
+code these two, AUTOMATIC1111 and ComfyUI all read it so, and all of them multiply by the transpose (einsum "k n m,
+k n ... -> k m ..."), which is what is done here. They differ in alpha, a limit of |Q|: LyCORIS, AUTOMATIC1111 and
+sd-scripts multiply it by the outputs, ComfyUI does not, and 0 is no limit for LyCORIS but no turn at all for
+sd-scripts. So the limit that was trained with is worked into the blocks, and alpha is written larger than any |Q|: all
+play the same.
 
 Letters: K blocks, S outputs in each (K S = O), N rows.
 """

@@ -1,7 +1,7 @@
 """PiSSA (Meng et al. 2024): training starts from the principal singular vectors of the weight, not from nothing.
 
-With W = U S V', the factors start at U_r (S_r / s)^1/2 and (S_r / s)^1/2 V_r' (equations 2 and 3; s = alpha / rank), and
-what they make at the start, A_0 B_0, is taken off the weight. The weight itself is left alone here: the update is
+With W = U S V', the factors start at U_r (S_r / s)^1/2 and (S_r / s)^1/2 V_r' (equations 2 and 3; s = alpha / rank),
+and what they make at the start, A_0 B_0, is taken off the weight. The weight itself is left alone here: the update is
 s (A B - A_0 B_0), which is the same. It is a product of twice the rank,
 
     A B - A_0 B_0 = [A - A_0, A_0] [B; B - B_0],

@@ -88,7 +88,9 @@ class _LoraPlus(Settings):
     """LoRA+: learning rate of the up matrices, as a multiple. They start at zero and learn faster with 4 to 16, at the same memory. Empty: 1."""
     loraplus_unet_ratio: float | None = setting(None, "LoRA+ ratio (U-Net)", "loraplus_unet_lr_ratio", gt=0, le=1000)
     """LoRA+ ratio of the U-Net alone. Empty: the one above."""
-    loraplus_text_encoder_ratio: float | None = setting(None, "LoRA+ ratio (text encoder)", "loraplus_text_encoder_lr_ratio", gt=0, le=1000)
+    loraplus_text_encoder_ratio: float | None = setting(
+        None, "LoRA+ ratio (text encoder)", "loraplus_text_encoder_lr_ratio", gt=0, le=1000
+    )
     """LoRA+ ratio of the text encoder alone. Empty: the one above."""
 
     def up_ratio(self, part: str) -> float:
