@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lora_core.errors import Problem, UserError
 from lora_core.io.kinds import Family
 from lora_core.merge import known
-from lora_core.merge.blocks import REST, block_of, preset_of, stated
+from lora_core.merge.blocks import REST, block_of, parse_names, preset_of, stated
 from lora_core.settings import NetworkSettings, RunSettings
 
 
@@ -146,7 +146,7 @@ def values_of(field: str, names: Sequence[str], network: NetworkSettings, family
     if (preset := preset_of(text, family)) is not None:
         unit = _own(field, network)
         return {name: unit * preset.get(block_of(name, family), 1.0) for name in names}
-    by_pattern, rest = _split(text)
+    by_pattern, rest = _split(text, family)
     by_block = stated(rest, family)
     for block, value in by_block.items():
         _check(field, block, value)
@@ -157,7 +157,7 @@ def values_of(field: str, names: Sequence[str], network: NetworkSettings, family
     return found
 
 
-def _split(text: str) -> tuple[list[tuple[str, float]], str]:
+def _split(text: str, family: Family) -> tuple[list[tuple[str, float]], str]:
     """Patterns with their numbers, and the rest, which speaks of blocks."""
     found, rest = [], []
     entries = list(_VALUE.finditer(text))
@@ -165,7 +165,7 @@ def _split(text: str) -> tuple[list[tuple[str, float]], str]:
         return [], text
     for entry in entries:
         name, number = entry[1].strip(), entry[2].strip()
-        if name.startswith("/") or any(sign in name for sign in "*?_"):
+        if _is_pattern(name, family):
             found.append((name, _number(name, number)))
         else:
             rest.append(f"{name}={number}")
@@ -173,6 +173,16 @@ def _split(text: str) -> tuple[list[tuple[str, float]], str]:
     if left:
         raise UserError("blocks.not_numbers", text=left[:80])
     return found, ",".join(rest)
+
+
+def _is_pattern(name: str, family: Family) -> bool:
+    """Whether it is for layer names; what is written in capitals is meant for a block."""
+    if name.startswith("/") or any(sign in name for sign in "*?_"):
+        return True
+    try:
+        return not parse_names(name, family)
+    except UserError:
+        return name != name.upper()
 
 
 def _number(name: str, text: str) -> float:

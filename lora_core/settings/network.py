@@ -1,4 +1,9 @@
-"""What is trained: one variant for each algorithm, with the options it has."""
+"""What is trained: one variant for each algorithm, with the options it has.
+
+Two have no meaning everywhere. Network dropout leaves out hidden rows, which only low-rank updates have: not LoHa, LoKr
+and OFT. Weight norms are scaled by the factors of a change: not with DoRA or weight decomposition, whose lengths say how
+large it is, not with PiSSA, whose change is a difference of two products, and not with OFT, which changes no lengths.
+"""
 
 import math
 from typing import Annotated, Literal, Self

@@ -227,10 +227,11 @@ def test_dora_keeps_the_length_of_every_column_until_it_is_trained():
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("variant", ["dora", "loha dora", "lokr dora"])
 @pytest.mark.parametrize("multiplier", [1.0, 0.4])
-def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(kind, multiplier, tmp_path):
+def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(kind, variant, multiplier, tmp_path):
     """As LyCORIS writes them by default."""
-    made = on_layer("dora", kind)
+    made = on_layer(variant, kind)
     tensors = made.adapter.tensors()
     outputs, ones = made.layer.weight.shape[0], [1] * (made.layer.weight.ndim - 1)
     tensors["dora_scale"] = lengths(made.layer.weight, 0).view(outputs, *ones) * torch.rand(outputs, *ones)
@@ -242,6 +243,44 @@ def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(k
     made.network.attach().multiplier = multiplier
     change = bare(made.layer, made.x, torch.from_numpy(found) * multiplier)
     torch.testing.assert_close(made.layer(made.x) - base, change, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.005, 1000.0])
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_oft_files_of_lycoris_are_played_with_their_limit_and_saved_without(kind, alpha, tmp_path):
+    layer = on_layer("oft", kind, trained=False).layer
+    blocks = 0.3 * torch.randn(10, 4, 4, generator=torch.Generator().manual_seed(1))
+    state = {f"{NAME}.oft_blocks": blocks} | ({} if alpha is None else {f"{NAME}.alpha": torch.tensor(alpha)})
+    network = AdapterNetwork.from_kohya([Target(NAME, layer, "unet")], state)
+    (adapter,) = network
+    q = blocks - blocks.transpose(1, 2)
+    if alpha and q.norm() > alpha * 40:
+        q = q * alpha * 40 / q.norm()
+    r = (torch.eye(4) + q) @ (torch.eye(4) - q).inverse()
+    weight = layer.weight.view(10, 4, *layer.weight.shape[1:])
+    turned = torch.einsum("knm,kn...->km...", r, weight).reshape(layer.weight.shape)
+    torch.testing.assert_close(adapter.delta_weight(), turned - layer.weight, rtol=1e-4, atol=1e-5)
+    save_lora(network, {}, tmp_path / "x.safetensors", "float")
+    found = read_by_merge(tmp_path / "x.safetensors", layer.weight.numpy())
+    np.testing.assert_allclose(found, adapter.delta_weight().numpy(), rtol=1e-4, atol=1e-5)
+    saved = load_file(tmp_path / "x.safetensors")
+    size = saved[f"{NAME}.oft_blocks"]
+    assert np.linalg.norm(size - size.transpose(0, 2, 1)) < float(saved[f"{NAME}.alpha"])  # ComfyUI's limit
+
+
+def test_oft_keeps_the_lengths_of_what_it_turns_and_its_limit():
+    made = on_layer("oft limited", "linear")
+    changed = made.layer.weight + made.adapter.delta_weight()
+    torch.testing.assert_close(changed.norm(), made.layer.weight.norm())
+    q = made.adapter.tensors()["oft_blocks"]
+    torch.testing.assert_close((q - q.transpose(1, 2)).norm(), torch.tensor(0.03 * 40))
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (40,), (2, 5, 4, 4)])
+def test_oft_blocks_of_another_layer_are_refused(shape):
+    layer = on_layer("oft", "linear").layer
+    with pytest.raises(UserError, match="has the shape"):
+        AdapterNetwork.from_kohya([Target(NAME, layer, "unet")], {f"{NAME}.oft_blocks": torch.zeros(shape)})
 
 
 def test_rs_lora_is_alpha_by_the_root_of_the_rank_and_the_file_plays_so():
