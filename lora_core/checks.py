@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
+from lora_core.selection import rates_differ
 from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
 from lora_core.settings.optimizer import ONE_RATE_FOR_ALL, SCHEDULE_FREE
 
@@ -169,7 +170,7 @@ def alpha_over_rank(settings: RunSettings) -> Found:
 
 def conv_alpha_over_rank(settings: RunSettings) -> Found:
     network = settings.network
-    if network.algo == "lora" or network.conv_rank is None or has_no_rank(network):
+    if network.algo in ("lora", "oft") or network.conv_rank is None or has_no_rank(network):
         return
     if network.conv_alpha > network.conv_rank:
         values = {"alpha": f"{network.conv_alpha:g}", "rank": network.conv_rank}
@@ -187,6 +188,37 @@ def dim_without_weights(settings: RunSettings) -> Found:
     if network.dim_from_weights and network.network_weights is None:
         fix = {"network.dim_from_weights": False}
         yield _error("network.dim_from_weights", "checks.dim_without_weights", fix)
+
+
+def pissa_with_weights(settings: RunSettings) -> Found:
+    """Both say where the numbers start."""
+    network = settings.network
+    if getattr(network, "init", "") == "pissa" and network.network_weights is not None:
+        yield _error("network.init", "checks.pissa_with_weights", {"network.init": "kaiming"})
+
+
+def norms_without_scale(settings: RunSettings) -> Found:
+    """A change that is no product of factors cannot be shrunk by them."""
+    network = settings.network
+    special = getattr(network, "init", "") == "pissa" or getattr(network, "weight_decompose", False)
+    if special and getattr(network, "scale_weight_norms", None) is not None:
+        fix = {"network.scale_weight_norms": None}
+        yield _error("network.scale_weight_norms", "checks.norms_without_scale", fix)
+
+
+_RATIOS = ("loraplus_ratio", "loraplus_unet_ratio", "loraplus_text_encoder_ratio")
+
+
+def one_rate_only(settings: RunSettings) -> Found:
+    """An optimizer that finds its own rate finds one for all parameters."""
+    if settings.optimizer.name not in FINDS_ITS_OWN_RATE and _uses_rates(settings):
+        return
+    network = settings.network
+    given: dict[str, Any] = {f"network.{name}": None for name in _RATIOS if getattr(network, name, None)}
+    if rates_differ(settings):
+        given["network.block_lrs"] = ""
+    if given:
+        yield _error(next(iter(given)), "checks.one_rate_only", given, optimizer=settings.optimizer.name)
 
 
 def alpha_tiny(settings: RunSettings) -> Found:
@@ -422,6 +454,9 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     conv_alpha_over_rank,
     locon_without_convolutions,
     dim_without_weights,
+    pissa_with_weights,
+    norms_without_scale,
+    one_rate_only,
     alpha_tiny,
     adafactor_schedule,
     adafactor_own_rate,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from lora_core import base_weights, selection
 from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
@@ -141,6 +142,24 @@ def warm_start(settings: RunSettings) -> Iterator[Problem]:
         yield Problem("network.network_weights", "preflight.weights_no_lora", {"path": path})
 
 
+def merged_first(settings: RunSettings) -> Iterator[Problem]:
+    """The files to merge into the base are there and are LoRAs."""
+    path = "network.base_weights"
+    try:
+        sources = base_weights.parse(settings.network.base_weights)
+    except UserError as error:
+        yield Problem.of(path, error)
+        return
+    for source in sources:
+        try:
+            found = identify(source.path)
+        except UserError as error:
+            yield Problem.of(path, error)
+            continue
+        if found.kind != "lora":
+            yield Problem(path, "preflight.merge_no_lora", {"path": source.path})
+
+
 def prompts(settings: RunSettings) -> Iterator[Problem]:
     try:
         parse(settings.sample.prompts)
@@ -169,6 +188,8 @@ CHECKS: tuple[Callable[[RunSettings], Iterable[Problem]], ...] = (
     output,
     resume,
     warm_start,
+    merged_first,
+    selection.problems,
     prompts,
     packages,
 )

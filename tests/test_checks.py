@@ -98,6 +98,36 @@ BROKEN = {
         "error",
         "dim_without_weights",
     ),
+    "two starts": (
+        {"network.init": "pissa", "network.network_weights": "x.safetensors"},
+        "network.init",
+        "error",
+        "pissa_with_weights",
+    ),
+    "norms of PiSSA": (
+        {"network.init": "pissa", "network.scale_weight_norms": 1.0},
+        "network.scale_weight_norms",
+        "error",
+        "norms_without_scale",
+    ),
+    "norms of decomposed weights": (
+        {"network.algo": "lokr", "network.weight_decompose": True, "network.scale_weight_norms": 1.0},
+        "network.scale_weight_norms",
+        "error",
+        "norms_without_scale",
+    ),
+    "LoRA+ with Prodigy": (
+        PRODIGY | {"network.loraplus_ratio": 16.0},
+        "network.loraplus_ratio",
+        "error",
+        "one_rate_only",
+    ),
+    "rates of blocks with Prodigy": (
+        PRODIGY | {"network.block_lrs": "OUT=0.5"},
+        "network.block_lrs",
+        "error",
+        "one_rate_only",
+    ),
     "adafactor with AdamW": ({"schedule.name": "adafactor"}, "schedule.name", "error", "adafactor_schedule"),
     "adafactor without own rate": (
         OWN_RATE | {"optimizer.relative_step": False},

@@ -104,9 +104,9 @@ def require_vae(path: Path, family: str = "sd1") -> FileKind:
 
 
 def download(name: str, parts: Iterable[str] | None = None) -> Path:
-    """Folder of a Hugging Face model with its parts (None: those its index names), fetched into the user's cache. Only called when allowed.
+    """Folder of a Hugging Face model with its parts (None: those its index names), in the user's cache.
 
-    Half-precision copies are fetched only where a model has nothing else.
+    Only called when the user allowed it. Half-precision copies are fetched only where a model has nothing else.
     """
     from huggingface_hub import snapshot_download
 

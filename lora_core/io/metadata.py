@@ -122,9 +122,12 @@ def _network(network: NetworkSettings, module: str) -> dict[str, Any]:
     """As sd-scripts writes it for its own networks and for those of LyCORIS. alpha is the one in the file."""
     dropout = getattr(network, "network_dropout", 0.0)
     rank, alpha = network.rank_and_alpha(kernel=False)
+    if getattr(network, "init", "") == "pissa":  # the file holds what was learned less the start
+        rank, alpha = 2 * rank, 2 * alpha
     args = _lycoris_args(network) if network.algo in _LYCORIS else {}
     if network.convolutions:
         args["conv_dim"], args["conv_alpha"] = network.rank_and_alpha(kernel=True)
+    args |= {name: getattr(network, option, None) for name, option in _LORA_PLUS.items()}
     args |= {"dropout": dropout, "rank_dropout": network.rank_dropout, "module_dropout": network.module_dropout}
     return {
         "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else module,
@@ -136,7 +139,13 @@ def _network(network: NetworkSettings, module: str) -> dict[str, Any]:
     }
 
 
-_LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}
+_LORA_PLUS = {
+    "loraplus_lr_ratio": "loraplus_ratio",
+    "loraplus_unet_lr_ratio": "loraplus_unet_ratio",
+    "loraplus_text_encoder_lr_ratio": "loraplus_text_encoder_ratio",
+}
+"""Names in sd-scripts' network_args -> ours."""
+_LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "locon", "oft": "diag-oft"}
 """What LyCORIS calls the algorithms that sd-scripts' own networks do not have."""
 
 
@@ -144,9 +153,10 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
     args: dict[str, Any] = {
         "algo": _LYCORIS[network.algo],
         "preset": "full" if network.convolutions else "attn-mlp",
-        "dora_wd": network.algo == "dora",
+        "dora_wd": (decomposed := network.algo == "dora" or getattr(network, "weight_decompose", False)),
+        "constraint": getattr(network, "constraint", None),
     }
-    if network.algo == "dora":
+    if decomposed:
         args["wd_on_output"] = "False"  # LyCORIS' default is the other side
     if isinstance(network, LokrSettings):
         args |= {

@@ -11,6 +11,7 @@ from lora_core.settings.network import (
     LokrSettings,
     LoraSettings,
     NetworkSettings,
+    OftSettings,
 )
 from lora_core.settings.noise import NoiseSettings
 from lora_core.settings.optimizer import FINDS_ITS_OWN_RATE, OptimizerSettings, parse_args
@@ -34,6 +35,7 @@ __all__ = [
     "ModelSettings",
     "NetworkSettings",
     "NoiseSettings",
+    "OftSettings",
     "OptimizerSettings",
     "RunSettings",
     "SampleSettings",

@@ -34,6 +34,7 @@ from lora_core.noise import obeying
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
+from lora_core.train.base_weights import merge_base_weights
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
 from lora_core.train.ema import Ema
@@ -107,6 +108,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
     data = yield from training_data(settings, family, components, samples, plan, masks)
+    merge_base_weights(settings.network.base_weights, family, components)
     feed = Feed(data, seed)
     texts = yield from encoded_texts(settings, family, components, feed, plan)
     yield StageChanged(stage="loading_model")

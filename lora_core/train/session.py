@@ -19,9 +19,11 @@ from lora_core.families.encoded import EncodedTexts
 from lora_core.io.safetensors import read_tensors
 from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
+from lora_core.selection import select
 from lora_core.settings import RunSettings, TrainSettings
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
+from lora_core.train.groups import split_groups
 from lora_core.train.loss import training_loss
 from lora_core.train.loss_weights import prediction_of
 from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
@@ -115,11 +117,12 @@ def build_network(settings: RunSettings, family: ModelFamily, components: Compon
     """The adapters of the settings, attached to the model, in training mode."""
     text_parts, convolutions = trained_text_parts(settings, family), settings.network.convolutions
     targets = family.adapter_targets(components, text_parts=text_parts, convolutions=convolutions)
+    choices = select([target.name for target in targets], settings.network, settings.model.family)
     own_seed, weights = derive(seed, "adapter"), settings.network.network_weights
     if weights is None:
-        network = AdapterNetwork.create(targets, settings.network, own_seed)
+        network = AdapterNetwork.create(targets, settings.network, own_seed, choices)
     else:
-        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights))
+        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights), choices)
     network.to(components.device, ADAPTER_DTYPES[settings.train.adapter_precision])
     network.attach()
     network.train()
@@ -144,7 +147,8 @@ def part_rate(train: TrainSettings, part: str) -> float:
 def build_optimizer(settings: RunSettings, network: AdapterNetwork, accelerator: Accelerator, plan: Plan) -> Any:
     """The optimizer, wrapped for the loss scaler and several processes."""
     warm = warmup_steps(settings.schedule, plan.total_steps)
-    optimizer = create_optimizer(settings.optimizer, parameter_groups(settings, network), warmup_steps=warm)
+    groups = split_groups(parameter_groups(settings, network), network, settings.network)
+    optimizer = create_optimizer(settings.optimizer, groups, warmup_steps=warm)
     return accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 

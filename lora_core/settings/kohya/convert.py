@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_files, rules_flux, rules_loss, rules_optimizer
+from lora_core.settings.kohya import rules, rules_blocks, rules_files, rules_flux, rules_loss, rules_optimizer
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import REPLACED_BY_FILE, not_here, pointing_at
 from lora_core.settings.kohya.draft import Draft
@@ -36,6 +36,9 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules.family,
     rules.network,
     rules.rates,
+    rules_blocks.blocks,
+    rules_blocks.patterns,
+    rules_blocks.merged_first,
     rules.length,
     rules_optimizer.optimizer,
     rules_optimizer.schedule,

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomlkit
 
+from lora_core import base_weights
 from lora_core.settings.fields import fields_of, unions_of, values_of
 from lora_core.settings.kohya import rules_optimizer as optimizers
 from lora_core.settings.kohya.entries import Entry
@@ -23,6 +24,7 @@ _OWN_WAY = {
     "model.allow_download",
     "dataset.cache_latents",
     "network.algo",
+    "network.base_weights",
     "optimizer.name",
     "optimizer.class_path",
     "optimizer.weight_decay",
@@ -193,10 +195,14 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         kind = {"Standard": "Flux1"}.get(kind, kind)
         yield from _flux(settings)
     yield "LoRA_type", kind or "Standard"
-    yield "dora_wd", algorithm == "dora"
     yield from _loss_and_noise(settings)
     if settings.noise.zero_terminal_snr == "off":
         left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
+    yield "dora_wd", algorithm == "dora" or bool(getattr(settings.network, "weight_decompose", False))
+    if settings.network.base_weights:
+        sources = base_weights.parse(settings.network.base_weights)
+        yield "base_weights", [str(source.path) for source in sources]
+        yield "base_weights_multiplier", [source.multiplier for source in sources]
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield from _schedule(settings)
@@ -320,6 +326,8 @@ def _option(key: str, value: Any) -> list[str]:
         return [name] if value else []
     if value == "" or (value is None and ROWS[key].scripts is None):
         return []
+    if isinstance(value, list):
+        return [name, *map(str, value)]
     return [f"{name}={0 if value is None else value}"]
 
 

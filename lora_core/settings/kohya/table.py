@@ -323,6 +323,8 @@ ROWS: Mapping[str, Row] = {
     "block_alphas": Row(topic="blocks", gui=""),
     "conv_block_dims": Row(topic="blocks", gui="", needs="conv"),
     "conv_block_alphas": Row(topic="blocks", gui="", needs="conv"),
+    "network_reg_dims": Row(topic="blocks"),
+    "network_reg_lrs": Row(topic="blocks"),
     # ---- loraplus
     "loraplus_lr_ratio": Row(topic="loraplus", gui=0),
     "loraplus_text_encoder_lr_ratio": Row(topic="loraplus", gui=0),
