@@ -24,13 +24,13 @@ from lora_core.errors import ProblemsFound
 from lora_core.events import EventBase, RunFailed, RunFinished, Stop, append
 from lora_core.help_cards import explain
 from lora_core.i18n import LANGUAGES, text
-from lora_core.runs import PROJECT, RunFolder
+from lora_core.runs import PROJECT, RunFolder, read_job_settings
 from lora_core.settings import LaunchSettings, RunSettings
 
 SUPERVISOR = "KUMAKOBO_SUPERVISOR"
 """Environment variable that tells a rank the process that looks after it."""
 USUAL_PORT = 29500
-"""The port of torch.distributed when none is given; on several machines it must be the same, so it can't be a free one."""
+"""torch.distributed's own port. On several machines it must be the same, so that it can't be any free one."""
 POLITE_SECONDS = 5.0
 """How long the ranks may take to end before they are ended by force. No file is ever half written."""
 LOOK_EVERY = 0.2
@@ -101,7 +101,7 @@ def command(settings: RunSettings, run: Path) -> list[str]:
 
 
 def _how(config_file: Path | None) -> list[str]:
-    """Which of accelerate's launchers. Without one of these it would start a single process on a machine without GPU."""
+    """Which of accelerate's launchers. Without GPU and without one of these, it would start a single process."""
     if config_file is None:
         return ["--multi_gpu"]
     if config_file.suffix.lower() == ".json":
@@ -138,6 +138,12 @@ def gpu_ids(launch: LaunchSettings) -> list[str]:
     return [number.strip() for number in launch.gpu_ids.split(",") if number.strip()]
 
 
+def show_cards(launch: LaunchSettings) -> None:
+    """A single process sees the cards it was given; those of several are chosen by accelerate launch."""
+    if launch.processes == 1 and (ids := gpu_ids(launch)):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ids)
+
+
 def even_threads(launch: LaunchSettings) -> int:
     """The processor's cores, shared out among the processes of this machine."""
     return max(1, (os.cpu_count() or 1) // max(1, launch.processes // launch.machines))
@@ -171,6 +177,8 @@ def supervise(settings: RunSettings, run: RunFolder, consumers: Iterable = ()) -
         return EXIT_FAILED
     if settings.launch.machine_rank > 0:
         print(text("launch.helping", "en", rank=settings.launch.machine_rank), flush=True)
+    if read_job_settings(run.settings) != settings:  # some were overridden; the ranks read them from the folder
+        run.settings.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
     wish = Wish(run)
     process = subprocess.Popen(command(settings, run.path), cwd=PROJECT, env=environment(settings), **_own_group())
     with wish.listening():

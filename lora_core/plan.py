@@ -37,10 +37,12 @@ class Plan:
     buckets: dict[tuple[int, int], int]
     """Samples of each bucket size (width, height)."""
     batch_size: int
+    """Images of a batch, over all processes."""
     accumulation: int
     batches_per_epoch: int
     epochs_wanted: int
     max_train_steps: int | None
+    processes: int = 1
 
     @classmethod
     def of(cls, samples: Sequence[Sample], settings: RunSettings, *, reg_images_found: int | None = None) -> "Plan":
@@ -51,11 +53,12 @@ class Plan:
             reg=reg,
             reg_images_found=sum(folder.images for folder in reg) if reg_images_found is None else reg_images_found,
             buckets={size: len(indices) for size, indices in sorted(by_bucket(samples).items())},
-            batch_size=settings.train.train_batch_size,
+            batch_size=settings.images_per_batch,
             accumulation=settings.train.gradient_accumulation_steps,
-            batches_per_epoch=batches_per_epoch(samples, settings.train.train_batch_size),
+            batches_per_epoch=batches_per_epoch(samples, settings.images_per_batch),
             epochs_wanted=settings.train.epochs,
             max_train_steps=settings.train.max_train_steps,
+            processes=settings.launch.processes,
         )
 
     @property
@@ -128,7 +131,8 @@ class Plan:
         batches = counted("plan.n_batches", self.batches_per_epoch, language)
         per_epoch = steps(self.steps_per_epoch)
         planned = self.steps_per_epoch * self.epochs_wanted
-        lines = [
+        lines = [*self._team_lines(language)]
+        lines.append(
             text(
                 self._batches_key(),
                 language,
@@ -137,7 +141,7 @@ class Plan:
                 buckets=len(self.buckets),
                 batches=batches if self.accumulation > 1 else per_epoch,
             )
-        ]
+        )
         if self.accumulation > 1:
             values = {"batches": batches, "accumulation": self.accumulation, "per_epoch": per_epoch}
             lines.append(text("plan.accumulation", language, **values))
@@ -146,6 +150,12 @@ class Plan:
         if self.total_steps < planned:
             lines.append(text("plan.cut", language, total=steps(self.total_steps)))
         return lines
+
+    def _team_lines(self, language: Language) -> list[str]:
+        if self.processes == 1:
+            return []
+        each = self.batch_size // self.processes
+        return [text("plan.processes", language, processes=self.processes, each=each, batch=self.batch_size)]
 
     def _batches_key(self) -> str:
         if self.batches_per_epoch * self.batch_size == self.samples:

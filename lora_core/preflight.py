@@ -17,6 +17,7 @@ from lora_core.errors import Problem, UserError
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
 from lora_core.io.headers import identify
+from lora_core.launch_checks import cards_here, config_here
 from lora_core.plan import plan_of_scan
 from lora_core.settings import NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
@@ -147,6 +148,8 @@ CHECKS: tuple[Callable[[RunSettings], Iterable[Problem]], ...] = (
     warm_start,
     prompts,
     packages,
+    config_here,
+    cards_here,
 )
 
 

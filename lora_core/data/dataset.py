@@ -1,6 +1,6 @@
 """What the loop asks for: batch n of epoch e, always the same for the same seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,13 +50,21 @@ class TrainingData:
     """The samples of a run, batch by batch. ``latents`` None: pixels are loaded for each batch."""
 
     def __init__(
-        self, samples: Sequence[Sample], options: DatasetSettings, batch_size: int, latents: LatentCache | None = None
+        self,
+        samples: Sequence[Sample],
+        options: DatasetSettings,
+        batch_size: int,
+        latents: LatentCache | None = None,
+        *,
+        pixel_rows: Callable[[int], slice] = slice,
     ):
+        """``pixel_rows`` tells of a batch's length which rows' pixels to load, when others are somebody else's."""
         assert latents is None or not options.random_crop, "a cached latent has one crop"
         self.samples = samples
         self.options = options
         self.batch_size = batch_size
         self.latents = latents
+        self.pixel_rows = pixel_rows
         self.batches_per_epoch = batches_per_epoch(samples, batch_size)
         # The order of the epoch at hand, so that it is not shuffled again for each batch.
         self._order = lru_cache(maxsize=2)(lambda seed, epoch: epoch_batches(samples, batch_size, seed, epoch))
@@ -105,7 +113,8 @@ class TrainingData:
 
     def _pictures(self, showings: Sequence[_Showing]) -> dict[str, Tensor]:
         if self.latents is None:
-            return {"pixels_BCHW": torch.stack([_load(showing) for showing in showings])}
+            own = showings[self.pixel_rows(len(showings))]
+            return {"pixels_BCHW": torch.stack([_load(showing) for showing in own])}
         latents = [
             self.latents.get(Entry(showing.sample.image.path, showing.sample.placement, showing.flipped))
             for showing in showings

@@ -203,7 +203,7 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_caption_tag_dropout_rate": 0.0,
         "ss_face_crop_aug_range": None,
         "ss_batch_size_per_device": batch,
-        "ss_total_batch_size": batch,
+        "ss_total_batch_size": settings.images_per_batch * settings.train.gradient_accumulation_steps,
         "ss_resolution": sides(data.resolution),
         "ss_color_aug": False,
         "ss_flip_aug": data.flip_aug,

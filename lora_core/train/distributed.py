@@ -96,6 +96,15 @@ class Team:
         """The first process's value, for all. ``value`` counts for nothing in the others."""
         return value if self.alone else self._from(0, value)
 
+    def told_by(self, source: int, value: T) -> T:
+        """The value of one of the processes, for all."""
+        return value if self.alone else self._from(source, value)
+
+    def meet(self) -> None:
+        """Wait for the others."""
+        if not self.alone:
+            dist.all_reduce(torch.zeros(1))
+
     def once_a_machine(self, compute: Callable[[], T]) -> T:
         """What the first process of each machine computes, for all of its machine."""
         if self.alone:
@@ -201,8 +210,9 @@ def join(device: torch.device) -> tuple[Team, torch.device]:
 
 
 def leave() -> None:
-    """Say goodbye, so that the others don't take the end for a crash."""
+    """Wait for the one that still writes, then part: who goes first would look like a crash to the others."""
     if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(torch.zeros(1))
         dist.destroy_process_group()
 
 

@@ -10,6 +10,7 @@ from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, EventBase, StageChanged, Warned
 from lora_core.i18n import LANGUAGES
 from lora_core.io.metadata import training_metadata
+from lora_core.train.distributed import leader_only
 from lora_core.train.files import epoch_file, final_file, settings_file, state_folder, step_file
 from lora_core.train.optimizers import averaged_weights
 from lora_core.train.state import Position, flat, save_state
@@ -21,6 +22,7 @@ RETRY_AFTER = 5.0
 """Seconds until the finished LoRA is tried to be written again."""
 
 
+@leader_only
 def save_in_rhythm(session: "Session", step: int, *, epoch_ended: bool) -> Iterator[EventBase]:
     """One of the saves that the settings ask for on the way. One that fails is told, and training goes on."""
     save, total = session.settings.save, session.plan.total_steps
@@ -33,6 +35,7 @@ def save_in_rhythm(session: "Session", step: int, *, epoch_ended: bool) -> Itera
     yield StageChanged(stage="training", done=step, total=total)
 
 
+@leader_only
 def save_step(session: "Session", step: int, *, state: bool = False) -> Iterator[EventBase]:
     """The LoRA after a number of steps; ``state`` writes the training state whatever the settings say.
 
@@ -44,6 +47,7 @@ def save_step(session: "Session", step: int, *, state: bool = False) -> Iterator
     yield StageChanged(stage="training", done=step, total=total)
 
 
+@leader_only
 def save_final(session: "Session", step: int) -> Iterator[EventBase]:
     """The finished LoRA under its plain name, and the settings beside it. Raises UserError when it can't be written."""
     path = final_file(session.settings.save)
@@ -53,6 +57,7 @@ def save_final(session: "Session", step: int) -> Iterator[EventBase]:
     yield CheckpointSaved(path=path, step=step, epoch=session.epoch_of(step), final=True, state=state)
 
 
+@leader_only
 def rescue(session: "Session", step: int) -> Iterator[EventBase]:
     """After an error, keep what was learned up to the last whole step, if that is still possible."""
     if step == session.first_step:

@@ -1,7 +1,7 @@
 """Everything a run needs, built from its settings, and the arithmetic of one step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
@@ -19,6 +19,7 @@ from lora_core.io.safetensors import read_tensors
 from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
 from lora_core.settings import RunSettings, TrainSettings
+from lora_core.train.distributed import Team
 from lora_core.train.files import Retention
 from lora_core.train.loss import weighted_mse
 from lora_core.train.optimizers import create_optimizer
@@ -56,6 +57,8 @@ class Session:
     precision: str
     seed: int
     retention: Retention
+    team: Team = field(default_factory=Team)
+    """The processes that train together."""
     first_step: int = 0
     started_at: float = 0.0
     texts: EncodedTexts | None = None
@@ -169,11 +172,13 @@ def train_step(session: Session, step: int) -> Tensor:
     epoch, batches = microbatches(session.plan, step)
     total = torch.zeros((), device=session.device)
     for index in batches:
-        seed_dropout(session.seed, epoch, index)
+        seed_dropout(session.seed, epoch, index, *session.team.dropout_path())
         batch = session.feed(epoch, index)
         loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
+        loss = loss * session.team.share(len(batch)).weight
         session.accelerator.backward(loss / len(batches))
         total += loss.detach() / len(batches)
+    total = session.team.sum_gradients(session.parameters(), total)
     if session.settings.train.max_grad_norm is not None:
         session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
     session.optimizer.step()
@@ -201,6 +206,7 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     t = session.noise.sample_timesteps(len(x0), random, x0[0, 0].numel() // 4).to(device, non_blocking=True)
     epsilon = session.noise.offset_noise(x0.shape, random, settings.noise.noise_offset).to(device, non_blocking=True)
     noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
+    batch, x0, t, epsilon, noisy = session.team.own(batch, x0, t, epsilon, noisy)  # all draws are made
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
     prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions), frames)
     return weighted_mse(
@@ -217,7 +223,8 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
     """A draw from the VAE's posterior of the batch, scaled; (B, C, H, W) float32 on the device."""
     if batch.pixels_BCHW is not None:
         with torch.no_grad():
-            mean, std = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+            own = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+        mean, std = (session.team.whole(values, len(batch)) for values in own)
     else:
         mean, std = batch.mean_BCHW.to(session.device), batch.std_BCHW.to(session.device)
     draw = torch.randn(mean.shape, generator=random).to(session.device, non_blocking=True)
