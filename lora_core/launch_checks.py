@@ -20,15 +20,15 @@ def machines(settings: RunSettings) -> Found:
     if launch.machine_rank >= launch.machines:
         values = {"rank": launch.machine_rank, "machines": launch.machines, "last": launch.machines - 1}
         fix = {"launch.machine_rank": launch.machines - 1}
-        yield Problem("launch.machine_rank", "launch.rank_too_high", values, fix=fix)
+        yield Problem("launch.machine_rank", "checks.launch_rank_too_high", values, fix=fix)
     if launch.machines == 1:
         return
     if launch.processes % launch.machines:
         values = {"processes": launch.processes, "machines": launch.machines}
         fix = {"launch.processes": max(1, launch.processes // launch.machines) * launch.machines}
-        yield Problem("launch.processes", "launch.not_divisible", values, fix=fix)
+        yield Problem("launch.processes", "checks.launch_not_divisible", values, fix=fix)
     if not launch.main_address.strip():
-        yield Problem("launch.main_address", "launch.no_address")
+        yield Problem("launch.main_address", "checks.launch_no_address")
 
 
 def cards_named(settings: RunSettings) -> Found:
@@ -36,23 +36,23 @@ def cards_named(settings: RunSettings) -> Found:
     launch = settings.launch
     ids, here = gpu_ids(launch), processes_here(settings)
     if not all(number.isdecimal() for number in ids):
-        yield Problem("launch.gpu_ids", "launch.gpu_ids", {"given": launch.gpu_ids})
+        yield Problem("launch.gpu_ids", "checks.launch_gpu_ids", {"given": launch.gpu_ids})
     elif ids and here > len(ids):
         fix = {"launch.processes": len(ids) * launch.machines}
-        yield Problem("launch.processes", "launch.few_gpu_ids", {"ids": len(ids), "processes": here}, fix=fix)
+        yield Problem("launch.processes", "checks.launch_few_gpu_ids", {"ids": len(ids), "processes": here}, fix=fix)
 
 
 def devices(settings: RunSettings) -> Found:
     if settings.launch.processes > 1 and settings.train.device in ("mps", "xpu"):
         values = {"device": settings.train.device}
-        yield Problem("launch.processes", "launch.device", values, fix={"launch.processes": 1})
+        yield Problem("launch.processes", "checks.launch_device", values, fix={"launch.processes": 1})
 
 
 def arguments(settings: RunSettings) -> Found:
     try:
         shlex.split(settings.launch.extra_args, posix=os.name != "nt")
     except ValueError:
-        yield Problem("launch.extra_args", "launch.extra_args", {"given": settings.launch.extra_args})
+        yield Problem("launch.extra_args", "checks.launch_extra_args", {"given": settings.launch.extra_args})
 
 
 def configuration(settings: RunSettings) -> Found:
@@ -61,10 +61,10 @@ def configuration(settings: RunSettings) -> Found:
     if path is None:
         return
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
-        yield Problem("launch.config_file", "launch.config_kind", {"path": path}, fix={"launch.config_file": None})
+        yield Problem("launch.config_file", "checks.launch_config_kind", {"path": path}, fix={"launch.config_file": None})
     elif settings.launch.processes == 1:
         yield Problem(
-            "launch.config_file", "launch.config_unused", severity="warning", fix={"launch.config_file": None}
+            "launch.config_file", "checks.launch_config_unused", severity="warning", fix={"launch.config_file": None}
         )
 
 
@@ -77,13 +77,13 @@ def config_here(settings: RunSettings) -> Found:
     if path is None or settings.launch.processes == 1:
         return
     if not path.is_file():
-        yield Problem("launch.config_file", "launch.config_missing", {"path": path})
+        yield Problem("launch.config_file", "checks.launch_config_missing", {"path": path})
         return
     kind = sharding(path)
     if kind == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        yield Problem("launch.config_file", "launch.no_deepspeed", fix={"launch.config_file": None})
+        yield Problem("launch.config_file", "checks.launch_no_deepspeed", fix={"launch.config_file": None})
     elif kind:
-        yield Problem("launch.config_file", "launch.not_sharded", {"kind": kind}, severity="warning")
+        yield Problem("launch.config_file", "checks.launch_not_sharded", {"kind": kind}, severity="warning")
 
 
 def cards_here(settings: RunSettings) -> Found:
@@ -94,7 +94,7 @@ def cards_here(settings: RunSettings) -> Found:
     cards = visible_cards(nvidia_cards(), os.environ)
     if cards and here > cards:
         fix = {"launch.processes": cards * settings.launch.machines}
-        yield Problem("launch.processes", "launch.too_many_processes", {"processes": here, "cards": cards}, fix=fix)
+        yield Problem("launch.processes", "checks.launch_too_many_processes", {"processes": here, "cards": cards}, fix=fix)
 
 
 def processes_here(settings: RunSettings) -> int:

@@ -17,6 +17,7 @@ def build(ui: Ui) -> None:
     _against_over_fitting(ui)
     _loss_and_noise(ui)
     _memory(ui)
+    _several(ui)
 
 
 def _basic(ui: Ui) -> None:
@@ -150,3 +151,19 @@ def _memory(ui: Ui) -> None:
     with ui.advanced("parameters.memory"), gr.Row():
         form.field("train.gradient_accumulation_steps")
         form.field("train.gradient_checkpointing")
+
+
+def _several(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.several"):
+        with gr.Row():
+            form.field("launch.processes")
+            form.field("launch.gpu_ids")
+            form.field("launch.threads")
+        with gr.Row():
+            form.field("launch.machines")
+            form.field("launch.machine_rank")
+            form.field("launch.main_address")
+            form.field("launch.main_port")
+        ui.picker.field(form, "launch.config_file", Wanted("file", (".yaml", ".yml", ".json")))
+        form.field("launch.extra_args")

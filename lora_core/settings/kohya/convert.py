@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_files, rules_optimizer
+from lora_core.settings.kohya import rules, rules_files, rules_launch, rules_optimizer
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import read_dataset
 from lora_core.settings.kohya.draft import Draft
@@ -49,6 +49,7 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules_files.saving,
     rules_files.logs,
     rules_files.samples,
+    rules_launch.launch,
 )
 """In this order: the schedule needs the optimizer and the length."""
 

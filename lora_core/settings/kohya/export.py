@@ -97,6 +97,7 @@ def to_gui(settings: RunSettings) -> Exported:
 def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Exported:
     """A TOML for ``--config_file`` of sd-scripts. Prompts go into ``prompts_file``, which the caller writes."""
     found, entries = _by_key(settings)
+    entries += _without_launch(found, settings)
     train = settings.train
     values: dict[str, Any] = {"network_module": "networks.lora", "learning_rate": train.learning_rate}
     if warmup := found.pop("warmup", 0.0):
@@ -167,6 +168,8 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield "warmup", getattr(settings.schedule, "warmup", 0.0)
+    yield "multi_gpu", settings.launch.processes > 1
+    yield "num_cpu_threads_per_process", settings.launch.threads or ROWS["num_cpu_threads_per_process"].gui
     if settings.save.tensorboard:
         yield "log_with", "tensorboard"
         yield "logging_dir", str((settings.save.output_dir or Path()) / "log")
@@ -181,6 +184,17 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("train.epochs", settings.train.epochs, "epochs")
     if settings.save.resume is not None:
         left_out("save.resume", settings.save.resume, "resume")
+
+
+def _without_launch(found: dict[str, Any], settings: RunSettings) -> tuple[Entry, ...]:
+    """Take out what sd-scripts' own file can't say, for it belongs to accelerate launch."""
+    keys = {field.kohya for path, field in fields_of().items() if path.startswith("launch.")} | {"multi_gpu"}
+    for key in keys & found.keys():
+        del found[key]
+    processes = settings.launch.processes
+    values = {"processes": processes}
+    told = Entry("launch.processes", processes, "unsupported", reason="export.launch", values=values)
+    return (told,) if processes > 1 else ()
 
 
 def _optimizer(settings: RunSettings) -> str:
