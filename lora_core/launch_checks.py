@@ -36,7 +36,7 @@ def cards_named(settings: RunSettings) -> Found:
     launch = settings.launch
     ids, here = gpu_ids(launch), processes_here(settings)
     if not all(number.isdecimal() for number in ids):
-        yield Problem("launch.gpu_ids", "checks.launch_gpu_ids", {"given": launch.gpu_ids})
+        yield Problem("launch.gpu_ids", "checks.launch_gpu_ids", {"given": launch.gpu_ids}, fix={"launch.gpu_ids": ""})
     elif ids and here > len(ids):
         fix = {"launch.processes": len(ids) * launch.machines}
         yield Problem("launch.processes", "checks.launch_few_gpu_ids", {"ids": len(ids), "processes": here}, fix=fix)
@@ -52,20 +52,22 @@ def arguments(settings: RunSettings) -> Found:
     try:
         shlex.split(settings.launch.extra_args, posix=os.name != "nt")
     except ValueError:
-        yield Problem("launch.extra_args", "checks.launch_extra_args", {"given": settings.launch.extra_args})
+        values = {"given": settings.launch.extra_args}
+        yield Problem("launch.extra_args", "checks.launch_extra_args", values, fix={"launch.extra_args": ""})
 
 
 def configuration(settings: RunSettings) -> Found:
     """The config file is of a known kind, and one process reads none."""
     path = settings.launch.config_file
+    unset = {"launch.config_file": None}
     if path is None:
         return
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
-        yield Problem("launch.config_file", "checks.launch_config_kind", {"path": path}, fix={"launch.config_file": None})
-    elif settings.launch.processes == 1:
         yield Problem(
-            "launch.config_file", "checks.launch_config_unused", severity="warning", fix={"launch.config_file": None}
+            "launch.config_file", "checks.launch_config_kind", {"path": path}, fix={"launch.config_file": None}
         )
+    elif settings.launch.processes == 1:
+        yield Problem("launch.config_file", "checks.launch_config_unused", severity="warning", fix=unset)
 
 
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (machines, cards_named, devices, arguments, configuration)
@@ -94,7 +96,9 @@ def cards_here(settings: RunSettings) -> Found:
     cards = visible_cards(nvidia_cards(), os.environ)
     if cards and here > cards:
         fix = {"launch.processes": cards * settings.launch.machines}
-        yield Problem("launch.processes", "checks.launch_too_many_processes", {"processes": here, "cards": cards}, fix=fix)
+        yield Problem(
+            "launch.processes", "checks.launch_too_many_processes", {"processes": here, "cards": cards}, fix=fix
+        )
 
 
 def processes_here(settings: RunSettings) -> int:

@@ -115,7 +115,7 @@ def test_anything_else_is_one_sentence(text):
 def test_several_machines_come_along():
     told = import_command(
         "accelerate launch --multi_gpu --num_processes 4 --num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1"
-        " --main_process_port 29501 --gpu_ids all --num_cpu_threads_per_process 2 --dynamo_backend inductor"
+        " --main_process_port 29501 --gpu_ids all --num_cpu_threads_per_process 2 --rdzv_backend c10d"
         " train_network.py --seed 1",
         "x",
         nothing,
@@ -125,4 +125,4 @@ def test_several_machines_come_along():
     assert (launch.main_address, launch.main_port, launch.gpu_ids, launch.threads) == ("10.0.0.1", 29501, "", 2)
     groups = {entry.key: entry.group for entry in told.entries}
     assert groups["accelerate multi_gpu"] == "no_effect"
-    assert groups["accelerate dynamo_backend"] == "unsupported"
+    assert groups["accelerate rdzv_backend"] == "unsupported"

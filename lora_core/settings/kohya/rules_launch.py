@@ -1,7 +1,7 @@
 """Several processes and machines: what the GUI, or accelerate launch itself, says of them."""
 
 from lora_core.settings.kohya.draft import Draft
-from lora_core.settings.kohya.values import is_empty
+from lora_core.settings.kohya.values import NotReadable, is_empty, whole
 
 _COUNTS = {"num_machines": "launch.machines", "accelerate machine_rank": "launch.machine_rank"}
 _TEXTS = {"gpu_ids": "launch.gpu_ids", "accelerate main_process_ip": "launch.main_address"}
@@ -40,9 +40,8 @@ def launch(draft: Draft) -> None:
 
 
 def _count(draft: Draft, key: str) -> int | None:
-    text = draft.text(key)
     try:
-        return int(float(text)) if text else None
-    except ValueError:
+        return whole(draft.value(key))
+    except NotReadable:
         draft.unsupported(key, "why.unreadable")
         return None
