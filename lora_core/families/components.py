@@ -31,6 +31,8 @@ class ModelSource:
     path: Path
     vae: Path | None = None
     """The separate VAE, if one was given."""
+    variant: str = ""
+    """Tells models of one family apart where their LoRAs say so: "schnell" beside FLUX.1's usual "dev"."""
 
     @cached_property
     def legacy_hash(self) -> str:
