@@ -1,7 +1,9 @@
 """Writing LoRA files and training states during a run."""
 
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,9 +65,24 @@ def rescue(session: "Session", step: int) -> Iterator[EventBase]:
     if step == session.first_step:
         return
     try:
-        yield from list(save_step(session, step, state=True))
+        # When another process died, this one is about to be ended, too: not in the middle of this.
+        with deaf_to_sigterm() if not session.team.alone else nullcontext():
+            yield from list(save_step(session, step, state=True))
     except Exception as error:
         print(f"could not save after the error: {error}", flush=True)
+
+
+@contextmanager
+def deaf_to_sigterm() -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def not_saved(error: UserError) -> Warned:
