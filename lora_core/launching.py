@@ -234,20 +234,19 @@ def _watch(process: subprocess.Popen, wish: Wish) -> int:
                 family |= {one.pid: one for one in psutil.Process(process.pid).children(recursive=True)}
             time.sleep(LOOK_EVERY)
     finally:
-        end_all(process, family.values())
+        end_all(process, family.values(), patience=0 if wish.end else POLITE_SECONDS)
     return process.wait()
 
 
-def end_all(process: subprocess.Popen, family: Iterable[psutil.Process]) -> None:
-    """End a launcher and its ranks: they are asked first, and after a few seconds not asked any more."""
+def end_all(process: subprocess.Popen, family: Iterable[psutil.Process], patience: float) -> None:
+    """End a launcher and its ranks: they are asked first, and after so many seconds not asked any more."""
     with suppress(psutil.Error):
         family = {*family, *psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)}
     ours = [one for one in family if one.is_running()]  # is_running knows a process by its start, too
-    for one in ours:
+    for one in ours if patience else ():
         with suppress(psutil.Error):
             one.terminate()
-    _, left = psutil.wait_procs(ours, timeout=POLITE_SECONDS)
-    for one in left:
+    for one in psutil.wait_procs(ours, timeout=patience)[1]:
         with suppress(psutil.Error):
             one.kill()
 
@@ -283,7 +282,15 @@ def root_cause(run: RunFolder, code: int) -> RunFailed:
     return RunFailed(message=message, detail="\n\n".join(note.detail for note in notes))
 
 
-_LOST = ("Connection closed by peer", "Connection reset by peer", "ProcessGroup", "DistBackendError", "gloo", "NCCL")
+_LOST = (
+    "LostOthers",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "ProcessGroup",
+    "DistBackendError",
+    "gloo",
+    "NCCL",
+)
 
 
 def lost_another(failure: RunFailed) -> bool:

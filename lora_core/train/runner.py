@@ -24,6 +24,10 @@ class Interrupted(BaseException):
     """The process was asked to end at once."""
 
 
+class LostOthers(Exception):
+    """Another of the processes that train together is gone: what was learned is saved, and this one ends, too."""
+
+
 class Commands:
     """Commands from the run folder's file, and Ctrl-C, which means stop and save."""
 
@@ -122,7 +126,8 @@ def signals(commands: Commands) -> Iterator[None]:
         print(text("train.interrupt", "en"), flush=True)
 
     def on_terminate(*_: object) -> None:
-        raise Interrupted
+        # The supervisor does not ask so: it is accelerate launch, which ends the rest when one process failed.
+        raise LostOthers if place().supervisor is not None else Interrupted
 
     try:
         before = {signal.SIGINT: signal.signal(signal.SIGINT, on_interrupt)}
