@@ -82,8 +82,9 @@ def settings_from_lora(path: Path) -> dict[str, Any]:
 
 
 def shareable(settings: RunSettings) -> dict[str, Any]:
-    """The settings as JSON values without this machine's paths."""
+    """The settings as JSON values without this machine's paths and addresses."""
     tree = _without_paths(settings.model_dump())
+    tree["launch"]["main_address"] = ""
     if _is_path(settings.model.base):
         tree["model"]["base"] = ""
     return tree
