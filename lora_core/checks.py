@@ -7,6 +7,7 @@ depends on this machine is in lora_core/preflight.py.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lora_core import launch_checks
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.selection import rates_differ
@@ -479,6 +480,7 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     *LOSS_AND_NOISE,
     flux_sizes,
     flux_sample_guidance,
+    *launch_checks.COMBINATIONS,
 )
 
 

@@ -20,6 +20,7 @@ from lora_core.families import FAMILIES, flux_source
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
 from lora_core.io.headers import FileKind, identify
+from lora_core.launch_checks import cards_here, config_here
 from lora_core.plan import plan_of_scan
 from lora_core.settings import FluxModel, NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
@@ -192,6 +193,8 @@ CHECKS: tuple[Callable[[RunSettings], Iterable[Problem]], ...] = (
     selection.problems,
     prompts,
     packages,
+    config_here,
+    cards_here,
 )
 
 

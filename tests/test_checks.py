@@ -10,6 +10,7 @@ from lora_core.settings.overlay import apply_fix, with_values
 
 UPSCALED = {"dataset.bucket_no_upscale": False}
 PRODIGY = {"optimizer.name": "Prodigy", "train.learning_rate": 1.0}
+TWO_MACHINES = {"launch.processes": 2, "launch.machines": 2, "launch.main_address": "10.0.0.1"}
 OWN_RATE = {"optimizer.name": "Adafactor", "schedule.name": "adafactor"}
 FLUX = {"model.family": "flux"}
 
@@ -91,6 +92,45 @@ BROKEN = {
         "network.conv_rank",
         "warning",
         "locon_without_convolutions",
+    ),
+    "third of two machines": (
+        TWO_MACHINES | {"launch.machine_rank": 2},
+        "launch.machine_rank",
+        "error",
+        "launch_rank_too_high",
+    ),
+    "three processes, two machines": (
+        TWO_MACHINES | {"launch.processes": 3},
+        "launch.processes",
+        "error",
+        "launch_not_divisible",
+    ),
+    "no address": (
+        TWO_MACHINES | {"launch.main_address": " "},
+        "launch.main_address",
+        "error",
+        "launch_no_address",
+    ),
+    "names for cards": ({"launch.gpu_ids": "cuda:0"}, "launch.gpu_ids", "error", "launch_gpu_ids"),
+    "more processes than cards": (
+        {"launch.processes": 3, "launch.gpu_ids": "0,1"},
+        "launch.processes",
+        "error",
+        "launch_few_gpu_ids",
+    ),
+    "several on a Mac": ({"launch.processes": 2, "train.device": "mps"}, "launch.processes", "error", "launch_device"),
+    "open quote": ({"launch.extra_args": "--rdzv_id 'a"}, "launch.extra_args", "error", "launch_extra_args"),
+    "a config of another kind": (
+        {"launch.processes": 2, "launch.config_file": "x.toml"},
+        "launch.config_file",
+        "error",
+        "launch_config_kind",
+    ),
+    "a config for one process": (
+        {"launch.config_file": "x.yaml"},
+        "launch.config_file",
+        "warning",
+        "launch_config_unused",
     ),
     "rank from no file": (
         {"network.dim_from_weights": True},
@@ -381,8 +421,8 @@ def test_a_broken_rule_is_found_at_its_setting(changes, path, severity, sentence
 def test_a_fix_leaves_nothing_to_find(changes, path, severity, sentence):
     settings = with_values(RunSettings(), changes)
     (problem,) = combination_problems(settings)
-    if sentence == "class_path":
-        assert not problem.fix  # only the user knows which class was meant
+    if sentence in ("class_path", "launch_no_address"):
+        assert not problem.fix  # only the user knows which was meant
     else:
         assert combination_problems(apply_fix(settings, problem)) == []
 

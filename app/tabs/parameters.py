@@ -22,6 +22,7 @@ def build(ui: Ui) -> None:
     _noise(ui)
     _averages(ui)
     _memory(ui)
+    _several(ui)
 
 
 def _basic(ui: Ui) -> None:
@@ -263,3 +264,19 @@ def _averages(ui: Ui) -> None:
         with gr.Row():
             form.field("train.ema_decay")
             form.field("train.ema_save")
+
+
+def _several(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.several"):
+        with gr.Row():
+            form.field("launch.processes")
+            form.field("launch.gpu_ids")
+            form.field("launch.threads")
+        with gr.Row():
+            form.field("launch.machines")
+            form.field("launch.machine_rank")
+            form.field("launch.main_address")
+            form.field("launch.main_port")
+        ui.picker.field(form, "launch.config_file", Wanted("file", (".yaml", ".yml", ".json")))
+        form.field("launch.extra_args")

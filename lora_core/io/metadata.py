@@ -96,8 +96,9 @@ def settings_from_lora(path: Path) -> dict[str, Any]:
 
 
 def shareable(settings: RunSettings) -> dict[str, Any]:
-    """The settings as JSON values without this machine's paths."""
+    """The settings as JSON values without this machine's paths and addresses."""
     tree = _without_paths(settings.model_dump())
+    tree["launch"]["main_address"] = ""
     if _is_path(settings.model.base):
         tree["model"]["base"] = ""
     return tree
@@ -247,7 +248,7 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_caption_tag_dropout_rate": data.caption_tag_dropout_rate,
         "ss_face_crop_aug_range": None,
         "ss_batch_size_per_device": batch,
-        "ss_total_batch_size": batch,
+        "ss_total_batch_size": settings.images_per_batch * settings.train.gradient_accumulation_steps,
         "ss_resolution": sides(data.resolution),
         "ss_color_aug": False,
         "ss_flip_aug": data.flip_aug,

@@ -1,7 +1,7 @@
 """Everything a run needs, built from its settings, and the arithmetic of one step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -21,6 +21,7 @@ from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
 from lora_core.selection import select
 from lora_core.settings import RunSettings, TrainSettings
+from lora_core.train.distributed import Team
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
 from lora_core.train.groups import split_groups
@@ -66,6 +67,8 @@ class Session:
     precision: str
     seed: int
     retention: Retention
+    team: Team = field(default_factory=Team)
+    """The processes that train together."""
     first_step: int = 0
     started_at: float = 0.0
     texts: EncodedTexts | None = None
@@ -188,11 +191,13 @@ def train_step(session: Session, step: int) -> Tensor:
     epoch, batches = microbatches(session.plan, step)
     total = torch.zeros((), device=session.device)
     for index in batches:
-        seed_dropout(session.seed, epoch, index)
+        seed_dropout(session.seed, epoch, index, *session.team.dropout_path())
         batch = session.feed(epoch, index)
         loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
+        loss = loss * session.team.share(len(batch)).weight
         session.accelerator.backward(loss / len(batches))
         total += loss.detach() / len(batches)
+    total = session.team.sum_gradients(session.parameters(), total)
     if session.settings.train.max_grad_norm is not None:
         session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
     with in_float32(session.parameters(), derive(session.seed, "rounding", step)):
@@ -232,6 +237,7 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     t = draw_timesteps(session.noise, x0, random, settings.noise)
     epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
     noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
+    batch, x0, t, epsilon, noisy = session.team.own(batch, x0, t, epsilon, noisy)  # all draws are made
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
 
     def answer(captions: Sequence[str]) -> Tensor:
@@ -256,7 +262,8 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
     """A draw from the VAE's posterior of the batch, scaled; (B, C, H, W) float32 on the device."""
     if batch.pixels_BCHW is not None:
         with torch.no_grad():
-            mean, std = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+            own = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+        mean, std = (session.team.whole(values, len(batch)) for values in own)
     else:
         mean, std = batch.mean_BCHW.to(session.device), batch.std_BCHW.to(session.device)
     draw = torch.randn(mean.shape, generator=random).to(session.device, non_blocking=True)

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_blocks, rules_files, rules_flux, rules_loss, rules_optimizer
+from lora_core.settings.kohya import (
+    rules,
+    rules_blocks,
+    rules_files,
+    rules_flux,
+    rules_launch,
+    rules_loss,
+    rules_optimizer,
+)
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import REPLACED_BY_FILE, not_here, pointing_at
 from lora_core.settings.kohya.draft import Draft
@@ -56,6 +64,7 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules_files.saving,
     rules_files.logs,
     rules_files.samples,
+    rules_launch.launch,
 )
 """In this order: the schedule needs the optimizer and the length."""
 

@@ -119,6 +119,7 @@ def to_gui(settings: RunSettings) -> Exported:
 def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Exported:
     """A TOML for ``--config_file`` of sd-scripts. Prompts go into ``prompts_file``, which the caller writes."""
     found, entries = _by_key(settings)
+    entries += _without_launch(found, settings)
     train = settings.train
     module = "networks.lora_flux" if settings.model.family == "flux" else "networks.lora"
     values: dict[str, Any] = {"network_module": module, "learning_rate": train.learning_rate}
@@ -214,6 +215,8 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     if settings.train.cache_text_encoder_outputs == "disk" and not settings.model.family.startswith("sd1"):
         yield "sdxl_cache_text_encoder_outputs", True
         yield "cache_text_encoder_outputs_to_disk", True
+    yield "multi_gpu", settings.launch.processes > 1
+    yield "num_cpu_threads_per_process", settings.launch.threads or ROWS["num_cpu_threads_per_process"].gui
     if settings.save.tensorboard:
         yield "log_with", "tensorboard"
         yield "logging_dir", str((settings.save.output_dir or Path()) / "log")
@@ -278,6 +281,17 @@ def _flux(settings: RunSettings) -> Iterator[tuple[str, Any]]:
             "weighting_scheme": "logit_normal",
             "discrete_flow_shift": 1.0,
         }.items()
+
+
+def _without_launch(found: dict[str, Any], settings: RunSettings) -> tuple[Entry, ...]:
+    """Take out what sd-scripts' own file can't say, for it belongs to accelerate launch."""
+    keys = {field.kohya for path, field in fields_of().items() if path.startswith("launch.")} | {"multi_gpu"}
+    for key in keys & found.keys():
+        del found[key]
+    processes = settings.launch.processes
+    values = {"processes": processes}
+    told = Entry("launch.processes", processes, "unsupported", reason="export.launch", values=values)
+    return (told,) if processes > 1 else ()
 
 
 def _optimizer(settings: RunSettings) -> str:
