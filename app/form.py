@@ -57,15 +57,11 @@ class Form:
         return self.show(values_shown(settings))
 
     def show(self, values: Values) -> dict[Component, Any]:
-        """Updates that put values into the components and show the fields of the chosen variants only."""
+        """Updates that put values into the components; which of them are seen is up to app/calm.py."""
         updates: dict[Component, Any] = {}
         for path, component in self.components.items():
             if path in values:
-                field = fields_of()[path]
-                options = {"value": for_component(field, values[path])}
-                if field.defaults and not field.is_discriminator:
-                    options["visible"] = belongs(field, values)
-                updates[component] = gr.update(**options)
+                updates[component] = gr.update(value=for_component(fields_of()[path], values[path]))
         return updates
 
 
@@ -123,7 +119,6 @@ def component_for(field: SettingField, **options: Any) -> Component:
         "value": for_component(field, field.default),
         "elem_id": element_id(field.path),
         "elem_classes": ["kb-field", f"kb-{field.kind}"],
-        "visible": belongs(field, _DEFAULTS),
         "interactive": True,
     }
     options = common | options

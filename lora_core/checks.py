@@ -268,7 +268,7 @@ def resolution_without_buckets(settings: RunSettings) -> Found:
 
 @dataclass(frozen=True)
 class NoEffect(Problem):
-    """A setting that was changed and counts for nothing; its sentence names other settings, in the reader's language."""
+    """A setting that was changed and counts for nothing; its sentence names others, in the reader's language."""
 
     def message(self, language: Language = "en") -> str:
         names = {"label": label(self.path, language), "conditions": conditions(self.path, language)}

@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app import toast
+from app.family import preset_differs
 from app.folder_view import Wanted, is_allowed
 from app.form import Form, read, read_legal
 from app.i18n import language_of, say, t
@@ -110,6 +111,8 @@ def _connect_preset(ui: Ui, preset: gr.Dropdown) -> None:
             toast.warn(error.message(language))
             return {preset: ""}
         toast.info(say("bar.preset_done", language, title=find_preset(name).title(language)))
+        if words := preset_differs(settings, language):
+            toast.warn(words)
         return ui.form.write(settings)
 
     ui.later.append(
