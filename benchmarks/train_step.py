@@ -164,23 +164,21 @@ def kumakobo_step(arguments: argparse.Namespace, device: torch.device) -> Callab
         },
     )
     unet, text_encoder = random_parts(arguments, DTYPES[arguments.precision], device)
-    components = Components(
-        denoiser=unet.eval(),
-        vae=torch.nn.Module(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=load_tokenizer(None),
-        vae_factor=factor_of(arguments),
-        prediction_type="epsilon",
+    components = Components.of(
+        {"unet": unet.eval(), "text_encoder": text_encoder.eval()},
+        device=device,
+        dtype=DTYPES[arguments.precision],
         source=ModelSource("random", Path("random")),
+        tokenizers={"text_encoder": load_tokenizer(None)},
     )
     family = FAMILIES["sd1"]
-    prepare_model(settings, components)
+    prepare_model(settings, family, components)
     plan = Plan((), (), 0, {}, arguments.batch, 1, 1000, 1, None)
     network = build_network(settings, family, components, seed=0)
     accelerator = Accelerator(cpu=device.type == "cpu")
 
     def batch(epoch: int, index: int) -> Batch:
-        latents, _, _ = inputs(arguments, epoch, torch.device("cpu"), components.vae_factor)
+        latents, _, _ = inputs(arguments, epoch, torch.device("cpu"), factor_of(arguments))
         captions = [f"usu bear {epoch}, on a blue background"] * arguments.batch
         return Batch(captions, torch.ones(arguments.batch), [], latents, torch.zeros_like(latents))
 

@@ -18,6 +18,7 @@ Stage = Literal[
     "checking",
     "loading_model",
     "caching_latents",
+    "caching_texts",
     "training",
     "sampling",
     "saving",

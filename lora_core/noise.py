@@ -6,7 +6,7 @@ x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) epsilon.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -53,6 +53,40 @@ def offset_noise(shape: Sequence[int], generator: torch.Generator, offset: float
     return noise
 
 
+class NoiseProcess(Protocol):
+    """What training asks of the way noise is added, discrete (Ddpm) or continuous (flow matching)."""
+
+    prediction_type: str
+
+    def to(self, device: torch.device | str) -> Self:
+        """With its tables on a device."""
+        ...
+
+    def sample_timesteps(self, n: int, generator: torch.Generator, latent_tokens: int | None = None) -> Tensor:
+        """(n,) timesteps on the CPU. ``latent_tokens``: how many places the denoiser attends to, where that counts."""
+        ...
+
+    def offset_noise(self, shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
+        """Noise of a shape, on the CPU."""
+        ...
+
+    def add_noise(self, x0_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The noisy latents the model sees."""
+        ...
+
+    def target(self, x0_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """What the model should answer."""
+        ...
+
+    def snr(self, t_B: Tensor) -> Tensor:
+        """(B,) signal-to-noise ratio."""
+        ...
+
+    def min_snr_weight(self, t_B: Tensor, gamma: float) -> Tensor:
+        """(B,) factor for the loss of each sample."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ddpm:
     """The discrete noise process of Stable Diffusion 1.x, equal to diffusers' DDPMScheduler.
@@ -77,7 +111,7 @@ class Ddpm:
         object.__setattr__(self, "alpha_bar", self.alpha_bar.to(device))
         return self
 
-    def sample_timesteps(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample_timesteps(self, n: int, generator: torch.Generator, latent_tokens: int | None = None) -> Tensor:
         """(n,) int64 on the CPU, each step equally likely."""
         return torch.randint(0, self.steps, (n,), generator=generator)
 

@@ -29,6 +29,8 @@ class Batch:
     """Posterior of the VAE, float32, unscaled: the loop draws from it anew each time."""
     pixels_BCHW: Tensor | None = None
     """float32 in [-1, 1]."""
+    frames_B6: Tensor | None = None
+    """Original height and width, crop's top and left, target height and width, in pixels: SDXL is told them."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -70,6 +72,19 @@ class TrainingData:
     def stream(self, epoch: int, first: int, seed: int) -> Iterator[Batch]:
         """The batches of an epoch from ``first`` on, the next ones being prepared while this one is trained."""
         return ahead(lambda index: self.batch(epoch, index, seed), range(first, self.batches_per_epoch), workers=2)
+
+    def captions_shown(self, epochs: int, seed: int, most: int) -> set[str] | None:
+        """Every caption that a run of so many epochs shows; None when there are more than ``most``.
+
+        A caption is a function of its place in the run, so they are found by going through it.
+        """
+        shown: set[str] = set()
+        for epoch in range(1, epochs + 1):
+            for position in range(len(self.samples)):
+                shown.add(self._showing(position, epoch, seed).caption)
+                if len(shown) > most:
+                    return None
+        return shown
 
     def _showing(self, position: int, epoch: int, seed: int) -> _Showing:
         sample = self.samples[position]

@@ -37,7 +37,7 @@ class Experiment:
         """The source model of the settings, in float32 on the processor, with the LoRA attached."""
         family = FAMILIES[settings.model.family]
         components = family.load(settings.model, dtype=torch.float32, device=torch.device("cpu"))
-        targets = family.adapter_targets(components, text_encoder=True, convolutions=True)
+        targets = family.adapter_targets(components, text_parts=family.trainable_text_parts, convolutions=True)
         network = AdapterNetwork.from_kohya(targets, read_tensors(lora))
         network.eval()
         return cls(settings, family, components, network)
@@ -57,9 +57,7 @@ class Experiment:
     def predict(self, noisy_BCHW: Tensor, timesteps_B: Tensor, prompts: Sequence[str], *, on: bool) -> Tensor:
         model = self.settings.model
         with self.switched(on):
-            conditioning = self.family.encode_prompts(
-                self.components, prompts, clip_skip=model.clip_skip, max_token_length=model.max_token_length
-            )
+            conditioning = self.family.encode_prompts(self.components, prompts, model)
             return self.family.predict(self.components, noisy_BCHW, timesteps_B, conditioning)
 
     def latents_of(self, folder: Path) -> list[tuple[Tensor, str]]:

@@ -1,88 +1,29 @@
-"""What the trainer and the sampler ask of a model family, and the parts of a loaded model."""
+"""What the trainer and the sampler ask of a model family."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, device, dtype, nn
 
-from lora_core.families.text import Chunker
-from lora_core.io.hashes import legacy_model_hash, model_hash
-from lora_core.settings import ModelSettings
+from lora_core.families.components import DENOISER, NO_FILE, Components, ModelSource, PredictionType
+from lora_core.families.conditioning import Conditioning
+from lora_core.settings import AnyModel, RunSettings
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from lora_core.noise import NoiseProcess
 
-    from lora_core.noise import Ddpm
-
-PredictionType = Literal["epsilon", "v_prediction"]
-NO_FILE = "NOFILE"
-"""What sd-scripts writes for the hash of a model that is a folder."""
-
-
-@dataclass
-class ModelSource:
-    """Where a model came from, as a LoRA's metadata names it. Hashes are computed when asked for."""
-
-    name: str
-    """File or folder name, or the Hugging Face name as typed."""
-    path: Path
-    vae: Path | None = None
-    """The separate VAE, if one was given."""
-
-    @cached_property
-    def legacy_hash(self) -> str:
-        """8 hexadecimal digits, AUTOMATIC1111's old model hash."""
-        return legacy_model_hash(self.path) if self.path.is_file() else NO_FILE
-
-    @cached_property
-    def sha256(self) -> str:
-        return model_hash(self.path) if self.path.is_file() else NO_FILE
-
-    @property
-    def vae_name(self) -> str | None:
-        return self.vae.name if self.vae else None
-
-    @cached_property
-    def vae_legacy_hash(self) -> str | None:
-        return legacy_model_hash(self.vae) if self.vae and self.vae.is_file() else None
-
-    @cached_property
-    def vae_sha256(self) -> str | None:
-        return model_hash(self.vae) if self.vae and self.vae.is_file() else None
-
-
-@dataclass
-class Components:
-    """A loaded model: frozen, in evaluation mode, on its device."""
-
-    denoiser: "UNet2DConditionModel"
-    vae: "AutoencoderKL"
-    """Always float32: half precision overflows in many VAEs."""
-    text_encoder: "CLIPTextModel"
-    tokenizer: "CLIPTokenizer"
-    vae_factor: int
-    """Pixels per latent side: 8 for Stable Diffusion, 4 for the built-in model."""
-    prediction_type: PredictionType
-    source: ModelSource
-    schedule: dict[str, float | int | str] = field(default_factory=dict)
-    """beta_start, beta_end, steps, schedule: the noise schedule the model was trained with."""
-
-    @cached_property
-    def chunker(self) -> Chunker:
-        """Turns prompts into token ids, and remembers them."""
-        return Chunker(self.tokenizer)
-
-    @property
-    def device(self) -> device:
-        return self.denoiser.device
-
-    @property
-    def dtype(self) -> dtype:
-        return self.denoiser.dtype
+__all__ = [
+    "DENOISER",
+    "NO_FILE",
+    "Components",
+    "Conditioning",
+    "Drawing",
+    "ModelFamily",
+    "ModelSource",
+    "PredictionType",
+    "Target",
+]
 
 
 @dataclass(frozen=True)
@@ -92,16 +33,36 @@ class Target:
     name: str
     """For example lora_unet_down_blocks_0_attentions_0_proj_in."""
     module: nn.Module
-    part: Literal["unet", "text_encoder"]
+    part: str
+    """"unet" for the denoiser of every family, "text_encoder", "text_encoder_2"."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a sampler needs to know of a model."""
+
+    channels: int
+    """Of the latents."""
+    factor: int
+    """Pixels per side of a latent."""
+    multiple: int
+    """Sides of pictures are multiples of this many pixels."""
+    side: int
+    """Side of the pictures the model was made for, in pixels."""
+    distilled: bool = False
+    """It is told the guidance instead of being asked twice (FLUX.1 dev), or needs none (schnell)."""
 
 
 class ModelFamily(Protocol):
     """The questions a trainer asks of a model. Shapes: B batch, C channels, H height, W width, L tokens."""
 
     name: str
+    text_parts: tuple[str, ...]
+    """All its text encoders."""
+    trainable_text_parts: tuple[str, ...]
 
-    def load(self, model: ModelSettings, *, dtype: dtype, device: device) -> Components:
-        """The model of the settings, frozen. ``dtype`` is for denoiser and text encoder; the VAE stays float32.
+    def load(self, model: AnyModel, *, dtype: dtype, device: device) -> Components:
+        """The model of the settings. ``dtype`` is for denoiser and text encoders; the VAE stays float32.
 
         Raises UserError for a file that is missing, broken, or no model of this family.
         """
@@ -111,14 +72,15 @@ class ModelFamily(Protocol):
         self,
         components: Components,
         prompts: Sequence[str],
+        model: AnyModel,
         *,
-        clip_skip: int,
-        max_token_length: int,
         weighted: bool = False,
-    ) -> Tensor:
-        """(B, L, C) conditioning, differentiable with respect to the text encoder.
+        max_token_length: int | None = None,
+    ) -> Conditioning:
+        """What the denoiser is told, differentiable with respect to the text encoders.
 
         ``weighted`` reads A1111 syntax, (word:1.2), for sample prompts; captions are taken literally.
+        ``max_token_length`` instead of the settings', for prompts longer than captions.
         """
         ...
 
@@ -143,20 +105,33 @@ class ModelFamily(Protocol):
         ...
 
     def predict(
-        self, components: Components, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning_BLC: Tensor
+        self,
+        components: Components,
+        noisy_BCHW: Tensor,
+        timesteps_B: Tensor,
+        conditioning: Conditioning,
+        frames_B6: Tensor | None = None,
     ) -> Tensor:
-        """What the denoiser predicts (noise or velocity) at integer timesteps."""
+        """What the denoiser predicts (noise or velocity) at the timesteps of its noise process.
+
+        ``frames_B6``: original height and width, crop's top and left, target height and width, in pixels (SDXL's size
+        conditioning). None: whole pictures of the latents' size.
+        """
         ...
 
-    def noise_process(self, components: Components) -> "Ddpm":
-        """The noise the model was trained with."""
+    def noise_process(self, components: Components, settings: RunSettings | None = None) -> "NoiseProcess":
+        """The noise the model was trained with, as the settings want it where they have a say."""
         ...
 
     def adapter_targets(
-        self, components: Components, *, text_encoder: bool, convolutions: bool = False
+        self, components: Components, *, text_parts: Collection[str], convolutions: bool = False
     ) -> list[Target]:
-        """Layers for adapters: those of the text encoder first, then of the denoiser, in module order.
+        """Layers for adapters: those of the text encoders named first, then of the denoiser, in module order.
 
         With ``convolutions`` also the convolutions and linear layers of the denoiser's blocks outside attention.
         """
+        ...
+
+    def drawing(self, components: Components) -> Drawing:
+        """What a sampler needs to know."""
         ...

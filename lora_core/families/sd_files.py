@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,41 +25,45 @@ _BUNDLED_TOKENIZER = Path(__file__).parent / "bundled" / "clip_tokenizer"
 
 @dataclass
 class Parts:
-    """The networks of a model and the scheduler configuration it was trained with."""
+    """How to read the networks of a model, and what is small enough to be read at once."""
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
+    loaders: dict[str, Callable[[], nn.Module]]
+    """Of unet, vae and text_encoder, on the CPU: the VAE in float32, the others in the number format asked for."""
     tokenizer: CLIPTokenizer
     scheduler: dict[str, Any]
+    """diffusers' configuration of the noise schedule the model was trained with."""
 
 
-def load_parts(kind: FileKind, vae: Path | None, dtype: torch.dtype) -> Parts:
-    """All networks of a model on the CPU: U-Net and text encoder in ``dtype``, VAE in float32."""
+def find_parts(kind: FileKind, vae: Path | None, dtype: torch.dtype) -> Parts:
+    """The parts of a model in a file or folder; their weights are read when their loaders are called."""
     parts = _from_folder if kind.container == "folder" else _from_file
     return parts(kind, vae, dtype)
 
 
 def _from_file(kind: FileKind, vae: Path | None, dtype: torch.dtype) -> Parts:
-    read = Checkpoint(kind.path)
+    path, read = kind.path, Checkpoint(kind.path)
+    loaders: dict[str, Callable[[], nn.Module]] = {
+        "unet": lambda: build_unet(read.part(sd_keys.UNET, dtype), path),
+        "text_encoder": lambda: build_text_encoder(read.part(sd_keys.TEXT, dtype), path),
+        "vae": lambda: load_vae(vae) if vae else build_vae(read.part(sd_keys.VAE, torch.float32), path),
+    }
     prediction = {"prediction_type": kind.prediction_type}
-    unet = build_unet(read.part(sd_keys.UNET, dtype), kind.path)
-    text = build_text_encoder(read.part(sd_keys.TEXT, dtype), kind.path)
-    own_vae = load_vae(vae) if vae else build_vae(read.part(sd_keys.VAE, torch.float32), kind.path)
-    return Parts(unet, own_vae, text, load_tokenizer(None), sd_keys.bundled_config("scheduler") | prediction)
+    return Parts(loaders, load_tokenizer(None), sd_keys.bundled_config("scheduler") | prediction)
 
 
 def _from_folder(kind: FileKind, vae: Path | None, dtype: torch.dtype) -> Parts:
     folder = kind.path
     unet_config, text_config = (read_json(folder / part / "config.json") for part in ("unet", "text_encoder"))
     scheduler = folder / "scheduler" / "scheduler_config.json"
-    return Parts(
-        unet=_fill(UNet2DConditionModel, unet_config, _read_part(folder, "unet", dtype), folder / "unet"),
-        vae=load_vae(vae or folder / "vae"),
-        text_encoder=_fill_text(text_config, _read_part(folder, "text_encoder", dtype), folder / "text_encoder"),
-        tokenizer=load_tokenizer(folder / "tokenizer"),
-        scheduler=sd_keys.bundled_config("scheduler") | (read_json(scheduler) if scheduler.is_file() else {}),
-    )
+    loaders: dict[str, Callable[[], nn.Module]] = {
+        "unet": lambda: _fill(UNet2DConditionModel, unet_config, _read_part(folder, "unet", dtype), folder / "unet"),
+        "text_encoder": lambda: _fill_text(
+            text_config, _read_part(folder, "text_encoder", dtype), folder / "text_encoder"
+        ),
+        "vae": lambda: load_vae(vae or folder / "vae"),
+    }
+    found = sd_keys.bundled_config("scheduler") | (read_json(scheduler) if scheduler.is_file() else {})
+    return Parts(loaders, load_tokenizer(folder / "tokenizer"), found)
 
 
 def load_tokenizer(folder: Path | None) -> CLIPTokenizer:
@@ -161,15 +165,16 @@ class Checkpoint:
         header = read_header(path)
         self._path = path
         self.keys = list(header.tensors)
-        self._state = _load_pickle(path) if header.container == "pickle" else None
+        self._is_pickle = header.container == "pickle"
 
     def part(self, prefix: str, dtype: torch.dtype) -> State:
         """The tensors whose names begin with ``prefix``, without it, in ``dtype`` and as copies of their own."""
         keys = sd_keys.part_keys(self.keys, prefix)
-        if self._state is None:
-            tensors = read_tensors(self._path, keys, dtype)
+        if self._is_pickle:
+            state = _load_pickle(self._path)
+            tensors = {key: state[key].to(dtype, copy=True) for key in keys}
         else:
-            tensors = {key: self._state[key].to(dtype, copy=True) for key in keys}
+            tensors = read_tensors(self._path, keys, dtype)
         return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
 

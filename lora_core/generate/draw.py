@@ -1,7 +1,7 @@
 """One prompt to one picture, with whatever adapters are attached to the model."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lora_core.families.base import NO_FILE, Components, ModelFamily
+from lora_core.families.base import NO_FILE, Components, Conditioning, Drawing, ModelFamily
 from lora_core.generate.picture import Picture, sample_file_name, save_png
 from lora_core.generate.prompts import SAMPLER_NAMES, SamplePrompt, floor_to
 from lora_core.generate.samplers import OnStep, guided, make_scheduler, sample
-from lora_core.settings import ModelSettings, SampleSettings
+from lora_core.settings import AnyModel, SampleSettings
 
 __all__ = ["Picture", "draw", "sample_file_name", "save_png"]
 
-SIZE_MULTIPLE = 8
-"""Sides of pictures are multiples of this many pixels, and of the VAE's factor."""
+Encode = Callable[..., Conditioning]
+"""(prompts, weighted=, max_token_length=) -> conditioning, as ``EncodedTexts`` answers."""
 CHUNK = 75
 """Tokens that are read at once."""
 
@@ -43,21 +43,23 @@ def draw(
     components: Components,
     prompt: SamplePrompt,
     defaults: SampleSettings,
-    model: ModelSettings,
+    model: AnyModel,
     *,
     on_step: OnStep | None = None,
+    encode: Encode | None = None,
 ) -> Picture:
     """The picture of a prompt; the same on every device for the same seed, as far as its arithmetic is.
 
-    Touches no global random numbers and leaves the model in the mode it was in. Raises Stopped when ``on_step`` does.
+    ``encode`` reads the prompts instead of the text encoders, which are then not needed. Touches no global random
+    numbers and leaves the model in the mode it was in. Raises Stopped when ``on_step`` does.
     """
-    request = _filled_in(prompt, defaults, components)
+    facts = family.drawing(components)
+    request = _filled_in(prompt, defaults, facts)
     generator = torch.Generator().manual_seed(request.seed)
-    factor = components.vae_factor
-    shape = (1, components.denoiser.config.in_channels, request.height // factor, request.width // factor)
+    shape = (1, facts.channels, request.height // facts.factor, request.width // facts.factor)
     noise = torch.randn(shape, generator=generator).to(components.device)
     with evaluating(components):
-        predict = _predictor(family, components, request, model)
+        predict = _predictor(family, components, request, model, encode)
         scheduler = make_scheduler(request.sampler, family.noise_process(components))
         latents = sample(predict, scheduler, noise, request.steps, generator, on_step)
         image = to_image(family.decode(components, latents)[0])
@@ -67,7 +69,7 @@ def draw(
 @contextmanager
 def evaluating(components: Components) -> Iterator[None]:
     """Evaluation mode for all parts; afterwards every module is as it was."""
-    parts = (components.denoiser, components.text_encoder, components.vae)
+    parts = components.loaded.values()
     training: list[nn.Module] = [module for part in parts for module in part.modules() if module.training]
     for part in parts:
         part.eval()
@@ -84,20 +86,12 @@ def to_image(pixels_CHW: Tensor) -> Image.Image:
     return Image.fromarray(bytes_HWC.permute(1, 2, 0).cpu().numpy())
 
 
-def native_side(components: Components) -> int:
-    """Side of the pictures the model was made for, in pixels: 512 for Stable Diffusion 1.5."""
-    size = components.denoiser.config.sample_size
-    return (max(size) if isinstance(size, list | tuple) else size) * components.vae_factor
-
-
-def _filled_in(prompt: SamplePrompt, defaults: SampleSettings, components: Components) -> _Request:
-    multiple = max(SIZE_MULTIPLE, components.vae_factor)
-    side = native_side(components)
+def _filled_in(prompt: SamplePrompt, defaults: SampleSettings, facts: Drawing) -> _Request:
     return _Request(
         text=prompt.text,
         negative=prompt.negative,
-        width=floor_to(prompt.width or side, multiple),
-        height=floor_to(prompt.height or side, multiple),
+        width=floor_to(prompt.width or facts.side, facts.multiple),
+        height=floor_to(prompt.height or facts.side, facts.multiple),
         seed=defaults.seed if prompt.seed is None else prompt.seed,
         guidance=defaults.guidance if prompt.guidance is None else prompt.guidance,
         steps=prompt.steps or defaults.steps,
@@ -105,14 +99,25 @@ def _filled_in(prompt: SamplePrompt, defaults: SampleSettings, components: Compo
     )
 
 
-def _predictor(family: ModelFamily, components: Components, request: _Request, model: ModelSettings):
+def prompts_asked(
+    family: ModelFamily, components: Components, prompt: SamplePrompt, model: AnyModel, encode: Encode
+) -> None:
+    """Asks ``encode`` for what ``draw`` will ask it for, with guidance or without."""
+    for prompts in ([prompt.text], [prompt.negative, prompt.text]):
+        _encoded(family, components, prompts, model, encode)
+
+
+def _predictor(
+    family: ModelFamily, components: Components, request: _Request, model: AnyModel, encode: Encode | None
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The model's answer with classifier-free guidance; both prompts in one pass. Scale 1 needs no negative."""
-    plain = request.guidance == 1
+    distilled = family.drawing(components).distilled
+    plain = request.guidance == 1 or distilled
     prompts = [request.text] if plain else [request.negative, request.text]
-    length = max(model.max_token_length, *(tokens_needed(family, components, p) for p in prompts))
-    conditioning = family.encode_prompts(
-        components, prompts, clip_skip=model.clip_skip, max_token_length=length, weighted=True
-    )
+    conditioning = _encoded(family, components, prompts, model, encode)
+    if distilled:
+        told = torch.full((1,), float(request.guidance), device=components.device)
+        conditioning = conditioning.with_tensors(guidance=told)
 
     def predict(latents: Tensor, t: Tensor) -> Tensor:
         if plain:
@@ -123,6 +128,17 @@ def _predictor(family: ModelFamily, components: Components, request: _Request, m
     return predict
 
 
+def _encoded(
+    family: ModelFamily, components: Components, prompts: Sequence[str], model: AnyModel, encode: Encode | None
+) -> Conditioning:
+    """Prompts with their weights, each with room for the longest of them."""
+    least = getattr(model, "max_token_length", 0)
+    length = max(least, *(tokens_needed(family, components, prompt) for prompt in prompts))
+    if encode is not None:
+        return encode(prompts, weighted=True, max_token_length=length)
+    return family.encode_prompts(components, prompts, model, weighted=True, max_token_length=length)
+
+
 def tokens_needed(family: ModelFamily, components: Components, prompt: str) -> int:
     """Room for a whole prompt, in full chunks: a sample is not cut where a caption would be."""
     parts = re.split(r"\bBREAK\b", prompt)
@@ -130,7 +146,7 @@ def tokens_needed(family: ModelFamily, components: Components, prompt: str) -> i
     return CHUNK * sum(max(1, -(-count // CHUNK)) for count in tokens)
 
 
-def _details(request: _Request, components: Components, model: ModelSettings) -> dict[str, str | int | float]:
+def _details(request: _Request, components: Components, model: AnyModel) -> dict[str, str | int | float]:
     source = components.source
     details: dict[str, str | int | float] = {
         "Steps": request.steps,
@@ -142,6 +158,6 @@ def _details(request: _Request, components: Components, model: ModelSettings) ->
     if source.legacy_hash != NO_FILE:
         details["Model hash"] = source.legacy_hash
     details["Model"] = source.name.removesuffix(".safetensors").removesuffix(".ckpt")
-    if model.clip_skip > 1:
+    if getattr(model, "clip_skip", 1) > 1:
         details["Clip skip"] = model.clip_skip
     return details

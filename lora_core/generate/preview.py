@@ -45,7 +45,6 @@ def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
     device = choose_device(TrainSettings())
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     components = FAMILIES[family].load(model, dtype=dtype, device=device)
-    components.vae.to(device)
     modules = layers_of(components)
     check_fit(changes, modules, settings.base)
     biases = {layer: vectors for layer, vectors in merged_vectors(sources).items() if layer in modules}

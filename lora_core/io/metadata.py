@@ -9,9 +9,10 @@ import json
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import UserError
+from lora_core.io.base_models import BaseModel, base_model, told_of_the_model
 from lora_core.io.headers import read_header
 from lora_core.settings import LokrSettings, NetworkSettings, OptimizerSettings, RunSettings, sides
 
@@ -30,7 +31,7 @@ def training_metadata(
     dataset: dict[str, str],
     seed: int,
     precision: str,
-    prediction_type: Literal["epsilon", "v_prediction"],
+    prediction_type: str,
     started_at: float,
     finished_at: float,
     steps: int,
@@ -41,6 +42,7 @@ def training_metadata(
     ``dataset`` holds the ss_* entries about folders, tags and buckets; ``steps`` and ``epoch`` count what is done.
     Times are seconds since 1970.
     """
+    base = base_model(settings.model, prediction_type, source.variant)
     values = {
         "ss_session_id": session_id(started_at, seed),
         "ss_training_started_at": started_at,
@@ -49,12 +51,12 @@ def training_metadata(
         "ss_epoch": epoch,
         "ss_seed": seed,
         "ss_mixed_precision": precision,
-        **_network(settings.network),
+        **_network(settings.network, base.network_module),
         **_training(settings, plan),
-        **_model(settings, source, prediction_type),
+        **_model(settings, source, base),
         **_data(settings),
     }
-    spec = _modelspec(settings, prediction_type, finished_at)
+    spec = _modelspec(settings, base, prediction_type, finished_at)
     return {
         **{key: str(value) for key, value in values.items()},
         **dataset,
@@ -102,7 +104,7 @@ def session_id(started_at: float, seed: int) -> int:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def _network(network: NetworkSettings) -> dict[str, Any]:
+def _network(network: NetworkSettings, module: str) -> dict[str, Any]:
     """As sd-scripts writes it for its own networks and for those of LyCORIS. alpha is the one in the file."""
     dropout = getattr(network, "network_dropout", 0.0)
     rank, alpha = network.rank_and_alpha(kernel=False)
@@ -111,7 +113,7 @@ def _network(network: NetworkSettings) -> dict[str, Any]:
         args["conv_dim"], args["conv_alpha"] = network.rank_and_alpha(kernel=True)
     args |= {"dropout": dropout, "rank_dropout": network.rank_dropout, "module_dropout": network.module_dropout}
     return {
-        "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else "networks.lora",
+        "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else module,
         "ss_network_dim": "Dynamic" if network.dim_from_weights else rank,
         "ss_network_alpha": "Dynamic" if network.dim_from_weights else alpha,
         "ss_network_dropout": dropout or None,
@@ -175,17 +177,15 @@ def optimizer_text(optimizer: OptimizerSettings) -> str:
     return f"{name}({','.join([f'weight_decay={optimizer.weight_decay}', *optimizer.args.split()])})"
 
 
-def _model(settings: RunSettings, source: "ModelSource", prediction_type: str) -> dict[str, Any]:
+def _model(settings: RunSettings, source: "ModelSource", base: BaseModel) -> dict[str, Any]:
     vae = {
         "ss_vae_name": source.vae_name,
         "ss_vae_hash": source.vae_legacy_hash,
         "ss_new_vae_hash": source.vae_sha256,
     }
     return {
-        "ss_v2": False,
-        "ss_base_model_version": "sd_v1" if prediction_type == "epsilon" else "sd_v1_v",
-        "ss_clip_skip": settings.model.clip_skip,
-        "ss_max_token_length": settings.model.max_token_length,
+        "ss_base_model_version": base.version,
+        **told_of_the_model(settings.model),
         "ss_sd_model_name": source.name,
         "ss_sd_model_hash": source.legacy_hash,
         "ss_new_sd_model_hash": source.sha256,
@@ -217,19 +217,19 @@ def _data(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _modelspec(settings: RunSettings, prediction_type: str, finished_at: float) -> dict[str, Any]:
+def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, finished_at: float) -> dict[str, Any]:
     """Entries of Stability's model metadata standard 1.0.1; empty ones are left out."""
     save = settings.save
     return {
         "sai_model_spec": "1.0.1",
-        "architecture": "stable-diffusion-v1/lora",
-        "implementation": "diffusers",
+        "architecture": f"{base.architecture}/lora",
+        "implementation": base.implementation,
         "implementation_version": f"kumakobo/{program_version()}",
         "title": save.title or save.output_name,
         "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
-        "prediction_type": "epsilon" if prediction_type == "epsilon" else "v",
-        "encoder_layer": settings.model.clip_skip,
+        "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction_type),
+        "encoder_layer": getattr(settings.model, "clip_skip", None),
         "author": save.author,
         "description": save.description,
         "license": save.license,

@@ -24,7 +24,10 @@ from lora_core.events import (
     StageChanged,
 )
 from lora_core.families.base import Components, ModelFamily
-from lora_core.plan import plan_of_scan
+from lora_core.families.encoded import MOST_TEXTS, EncodedTexts
+from lora_core.generate.draw import prompts_asked
+from lora_core.generate.prompts import parse
+from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
 from lora_core.train.commands import Control
@@ -42,6 +45,7 @@ from lora_core.train.session import (
     prepare_model,
     rate_factor,
     train_step,
+    trained_text_parts,
 )
 from lora_core.train.state import check_fits, load_state, read_position
 from lora_core.train.steplog import StepLog
@@ -95,8 +99,11 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     family = find_family(settings)
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
     hash_in_background(components)
-    prepare_model(settings, components)
     data = yield from training_data(settings, family, components, samples)
+    feed = Feed(data, seed)
+    texts = yield from encoded_texts(settings, family, components, feed, plan)
+    yield StageChanged(stage="loading_model")
+    prepare_model(settings, family, components)
 
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
@@ -110,10 +117,10 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         family=family,
         components=components,
         network=network,
-        feed=Feed(data, seed),
+        feed=feed,
         data_facts=facts,
         plan=plan,
-        noise=family.noise_process(components).to(device),
+        noise=family.noise_process(components, settings).to(device),
         accelerator=accelerator,
         optimizer=optimizer,
         rate=rate_factor(settings, plan),
@@ -121,6 +128,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         seed=seed,
         retention=Retention(settings.save.keep_last_n),
         first_step=position.step if position else 0,
+        texts=texts,
         started_at=started_at,
     )
 
@@ -154,9 +162,28 @@ def training_data(
     if cache is not None:
         for done, total in cache.filling(samples, flip=settings.dataset.flip_aug):
             yield StageChanged(stage="caching_latents", done=done, total=total)
-        if components.device.type != "cpu":
-            components.vae.to("cpu")  # its memory is wanted for training; sampling brings it back for a moment
+        components.park("vae")  # its memory is wanted for training; sampling brings it back for a moment
     return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache)
+
+
+def encoded_texts(
+    settings: RunSettings, family: ModelFamily, components: Components, feed: Feed, plan: Plan
+) -> Iterator[EventBase]:
+    """The captions and sample prompts of the run, encoded, if no text encoder is trained; None if one is.
+
+    Where all captions that will come can be told beforehand, the text encoders make room for the denoiser.
+    """
+    if trained_text_parts(settings, family):
+        return None
+    texts = EncodedTexts(family, components, settings.model)
+    captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
+    if captions is not None:
+        for done, total in texts.filling(captions):
+            yield StageChanged(stage="caching_texts", done=done, total=total)
+        for prompt in parse(settings.sample.prompts):
+            prompts_asked(family, components, prompt, settings.model, texts)
+        texts.release_encoders()
+    return texts
 
 
 def vae_identity(components: Components) -> str:

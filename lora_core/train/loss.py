@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lora_core.noise import Ddpm
+from lora_core.noise import NoiseProcess
 
 
 def weighted_mse(
@@ -12,7 +12,7 @@ def weighted_mse(
     *,
     sample_weights_B: Tensor,
     timesteps_B: Tensor,
-    noise: Ddpm,
+    noise: NoiseProcess,
     min_snr_gamma: float | None,
 ) -> Tensor:
     """Mean squared error per sample in float32, times its weights, then the mean over the batch.

@@ -42,7 +42,9 @@ def draw_samples(session: "Session", *, step: int, epoch: int, now: bool = False
     with averaged_weights(session.optimizer), drawing(session):
         for index, prompt in enumerate(prompts):
             yield StageChanged(stage="sampling", done=index, total=len(prompts))
-            picture = draw(session.family, session.components, prompt, settings.sample, settings.model)
+            picture = draw(
+                session.family, session.components, prompt, settings.sample, settings.model, encode=session.texts
+            )
             name = sample_file_name(
                 settings.save.output_name, picture, index=index, step=step if by_step else None, epoch=epoch
             )
@@ -58,13 +60,12 @@ def draw_samples(session: "Session", *, step: int, epoch: int, now: bool = False
 @contextmanager
 def drawing(session: "Session") -> Iterator[None]:
     """Dropout of the adapters off and the VAE on the device; afterwards both are as before."""
-    vae = session.components.vae
-    vae_device = vae.device
+    parked = session.components.is_parked("vae")
     session.network.eval()
     try:
-        vae.to(session.device)
         with torch.no_grad():
             yield
     finally:
-        vae.to(vae_device)
+        if parked:
+            session.components.park("vae")
         session.network.train()

@@ -1,7 +1,7 @@
 """Everything a run needs, built from its settings, and the arithmetic of one step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -13,11 +13,12 @@ from lora_core.adapters import AdapterNetwork
 from lora_core.data.dataset import Batch, TrainingData
 from lora_core.errors import Problem
 from lora_core.families import FAMILIES
-from lora_core.families.base import Components, ModelFamily
+from lora_core.families.base import DENOISER, Components, Conditioning, ModelFamily
+from lora_core.families.encoded import EncodedTexts
 from lora_core.io.safetensors import read_tensors
-from lora_core.noise import Ddpm
+from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
-from lora_core.settings import RunSettings
+from lora_core.settings import RunSettings, TrainSettings
 from lora_core.train.files import Retention
 from lora_core.train.loss import weighted_mse
 from lora_core.train.optimizers import create_optimizer
@@ -47,7 +48,7 @@ class Session:
     """(epoch from 1, number from 0) -> batch."""
     data_facts: DataFacts
     plan: Plan
-    noise: Ddpm
+    noise: NoiseProcess
     accelerator: Accelerator
     optimizer: Any
     """The optimizer as accelerate wraps it."""
@@ -57,8 +58,8 @@ class Session:
     retention: Retention
     first_step: int = 0
     started_at: float = 0.0
-    conditioning: dict[str, Tensor] = field(default_factory=dict)
-    """Encoded captions, (1, L, C) by caption, while the text encoder is not trained."""
+    texts: EncodedTexts | None = None
+    """Encoded captions and sample prompts, while no text encoder is trained."""
 
     @property
     def device(self) -> torch.device:
@@ -79,22 +80,27 @@ class Feed:
     """
 
     def __init__(self, data: TrainingData, seed: int):
-        self._data = data
-        self._seed = derive(seed, "data")
+        self.data = data
+        self.seed = derive(seed, "data")
         self._stream: Iterator[Batch] = iter(())
         self._next = (0, 0)
 
     def __call__(self, epoch: int, index: int) -> Batch:
         if self._next != (epoch, index):
-            self._stream = self._data.stream(epoch, index, self._seed)
+            self._stream = self.data.stream(epoch, index, self.seed)
         self._next = (epoch, index + 1)
         return next(self._stream)
 
 
+def trained_text_parts(settings: RunSettings, family: ModelFamily) -> tuple[str, ...]:
+    """The text encoders that get adapters."""
+    return family.trainable_text_parts if settings.train.train_text_encoder else ()
+
+
 def build_network(settings: RunSettings, family: ModelFamily, components: Components, seed: int) -> AdapterNetwork:
     """The adapters of the settings, attached to the model, in training mode."""
-    text_encoder, convolutions = settings.train.train_text_encoder, settings.network.convolutions
-    targets = family.adapter_targets(components, text_encoder=text_encoder, convolutions=convolutions)
+    text_parts, convolutions = trained_text_parts(settings, family), settings.network.convolutions
+    targets = family.adapter_targets(components, text_parts=text_parts, convolutions=convolutions)
     own_seed, weights = derive(seed, "adapter"), settings.network.network_weights
     if weights is None:
         network = AdapterNetwork.create(targets, settings.network, own_seed)
@@ -108,14 +114,17 @@ def build_network(settings: RunSettings, family: ModelFamily, components: Compon
 
 def parameter_groups(settings: RunSettings, network: AdapterNetwork) -> list[dict[str, Any]]:
     """One group per trained part, with its own learning rate."""
-    train = settings.train
-    rates = {"unet": train.unet_lr or train.learning_rate}
-    if train.train_text_encoder:
-        rates["text_encoder"] = train.text_encoder_lr or train.learning_rate
+    rates = {part: part_rate(settings.train, part) for part in sorted({adapter.part for adapter in network})}
     return [
         {"params": list(network.parameters_of(part)), "lr": rate, "base_lr": rate, "name": part}
-        for part, rate in sorted(rates.items())
+        for part, rate in rates.items()
     ]
+
+
+def part_rate(train: TrainSettings, part: str) -> float:
+    """Its own learning rate, for a further text encoder else the first one's, else the general one."""
+    first = train.unet_lr if part == DENOISER else train.text_encoder_lr
+    return getattr(train, f"{part}_lr", None) or first or train.learning_rate
 
 
 def build_optimizer(settings: RunSettings, network: AdapterNetwork, accelerator: Accelerator, plan: Plan) -> Any:
@@ -132,16 +141,16 @@ def rate_factor(settings: RunSettings, plan: Plan) -> Factor:
     return factor(settings.schedule, plan.total_steps)
 
 
-def prepare_model(settings: RunSettings, components: Components) -> None:
+def prepare_model(settings: RunSettings, family: ModelFamily, components: Components) -> None:
     """Memory format and gradient checkpointing of the frozen model."""
     components.denoiser.to(memory_format=torch.channels_last)
     if settings.train.gradient_checkpointing:
         # Checkpointing only happens in training mode; these models have no dropout, so nothing else changes.
         components.denoiser.train()
         components.denoiser.enable_gradient_checkpointing()
-        if settings.train.train_text_encoder:
-            components.text_encoder.train()
-            components.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for part in trained_text_parts(settings, family):
+            components.part(part).train()
+            components.part(part).gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def hash_in_background(components: Components) -> Thread:
@@ -189,10 +198,11 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
-    t = session.noise.sample_timesteps(len(x0), random).to(device, non_blocking=True)
+    t = session.noise.sample_timesteps(len(x0), random, x0[0, 0].numel() // 4).to(device, non_blocking=True)
     epsilon = session.noise.offset_noise(x0.shape, random, settings.noise.noise_offset).to(device, non_blocking=True)
     noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
-    prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions))
+    frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
+    prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions), frames)
     return weighted_mse(
         prediction,
         session.noise.target(x0, epsilon, t),
@@ -214,27 +224,11 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
     return session.family.scale_latents(session.components, mean + std * draw)
 
 
-CACHED_CAPTIONS = 4096
-
-
-def encode_captions(session: Session, captions: Sequence[str]) -> Tensor:
-    """(B, L, C) conditioning; computed once per caption when the text encoder is not trained."""
-    if session.settings.train.train_text_encoder:
-        return _encode(session, captions)
-    known = session.conditioning
-    if len(known) > CACHED_CAPTIONS:
-        known.clear()
-    if new := sorted(set(captions) - known.keys()):
-        with torch.no_grad():
-            known |= dict(zip(new, _encode(session, new).split(1), strict=True))
-    return torch.cat([known[caption] for caption in captions])
-
-
-def _encode(session: Session, captions: Sequence[str]) -> Tensor:
-    model = session.settings.model
-    return session.family.encode_prompts(
-        session.components, captions, clip_skip=model.clip_skip, max_token_length=model.max_token_length
-    )
+def encode_captions(session: Session, captions: Sequence[str]) -> Conditioning:
+    """What the denoiser is told; computed once per caption when no text encoder is trained."""
+    if session.texts is not None:
+        return session.texts(captions)
+    return session.family.encode_prompts(session.components, captions, session.settings.model)
 
 
 def find_family(settings: RunSettings) -> ModelFamily:

@@ -315,7 +315,7 @@ def test_sides_are_split_by_the_rule_of_lycoris(dimension, by_factor):
 def targets_of(parts, variant):
     components = SimpleNamespace(denoiser=parts.unet, text_encoder=parts.text_encoder)
     convolutions = settings_of(variant).convolutions
-    return FAMILIES["sd1"].adapter_targets(components, text_encoder=True, convolutions=convolutions)
+    return FAMILIES["sd1"].adapter_targets(components, text_parts=("text_encoder",), convolutions=convolutions)
 
 
 def on_model(variant, seed=1, **changes):
@@ -398,7 +398,7 @@ def test_saved_and_loaded_is_the_same_network(variant, tmp_path):
     load_lora(again.network, path)
     everything = FAMILIES["sd1"].adapter_targets(
         SimpleNamespace(denoiser=made.parts.unet, text_encoder=made.parts.text_encoder),
-        text_encoder=True,
+        text_parts=("text_encoder",),
         convolutions=True,
     )
     from_file = AdapterNetwork.from_kohya(everything, made.network.state_dict_kohya())

@@ -23,7 +23,7 @@ def trained(request, folder) -> tuple:
     """Components and a network that changes them, not yet attached."""
     family = FAMILIES["sd1"]
     components = family.load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
-    targets = family.adapter_targets(components, text_encoder=request.param)
+    targets = family.adapter_targets(components, text_parts=("text_encoder",) if request.param else ())
     return components, randomise(make_network(targets, rank=4, alpha=1.0))
 
 

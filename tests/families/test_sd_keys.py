@@ -63,10 +63,19 @@ def test_every_key_of_sd15_finds_its_place(networks, name):
     assert converted == wanted
 
 
+def components_of(networks):
+    return Components.of(
+        dict(zip(("unet", "vae", "text_encoder"), networks, strict=True)),
+        device=torch.device("meta"),
+        dtype=torch.float32,
+        source=ModelSource("x", Path("x")),
+        tokenizers={},
+    )
+
+
 def test_adapter_targets_of_sd15_have_the_names_other_programs_expect(networks):
-    unet, vae, text_encoder = networks
-    components = Components(unet, vae, text_encoder, None, 8, "epsilon", ModelSource("x", Path("x")))
-    targets = StableDiffusion1().adapter_targets(components, text_encoder=True)
+    components = components_of(networks)
+    targets = StableDiffusion1().adapter_targets(components, text_parts=("text_encoder",))
     assert [t.part for t in targets] == ["text_encoder"] * 72 + ["unet"] * 192
     shapes = {target.name: list(target.module.weight.shape) for target in targets}
     assert shapes == MODULES["text_encoder"] | MODULES["unet"]
@@ -74,15 +83,15 @@ def test_adapter_targets_of_sd15_have_the_names_other_programs_expect(networks):
 
 def test_with_convolutions_there_are_as_many_targets_as_in_sd_scripts(networks):
     """Its log says "create LoRA for U-Net: 278 modules" when conv_dim is given."""
-    components = Components(*networks, None, 8, "epsilon", ModelSource("x", Path("x")))
-    targets = StableDiffusion1().adapter_targets(components, text_encoder=True, convolutions=True)
+    components = components_of(networks)
+    targets = StableDiffusion1().adapter_targets(components, text_parts=("text_encoder",), convolutions=True)
     assert [t.part for t in targets] == ["text_encoder"] * 72 + ["unet"] * 278
     assert {target.name for target in targets} > MODULES["text_encoder"].keys() | MODULES["unet"].keys()
 
 
 def test_unet_only_gives_no_targets_in_the_text_encoder(networks):
-    components = Components(*networks, None, 8, "epsilon", ModelSource("x", Path("x")))
-    assert {t.part for t in StableDiffusion1().adapter_targets(components, text_encoder=False)} == {"unet"}
+    components = components_of(networks)
+    assert {t.part for t in StableDiffusion1().adapter_targets(components, text_parts=())} == {"unet"}
 
 
 def test_targets_are_found_by_class_and_in_module_order(networks):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from lora_core.errors import UserError
-from lora_core.families.base import Components, ModelFamily
+from lora_core.families.base import Components, Conditioning, ModelFamily
 from lora_core.settings import Sd1Model
 from tests.models import TinyParts, ldm_state, tiny_ldm_file, tiny_parts, tiny_sd_folder
 
@@ -18,7 +18,11 @@ CPU = torch.device("cpu")
 
 
 def load(family: ModelFamily, base: Path, dtype: torch.dtype = torch.float32, **settings: object) -> Components:
-    return family.load(Sd1Model(base=str(base), **settings), dtype=dtype, device=CPU)
+    """A model with all its parts read."""
+    components = family.load(Sd1Model(base=str(base), **settings), dtype=dtype, device=CPU)
+    for part in ("unet", "text_encoder", "vae"):
+        components.part(part)
+    return components
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +50,14 @@ def loaded(sd1: ModelFamily, base: Path) -> Components:
 @torch.no_grad()
 def test_unet_predicts_what_the_twin_predicts(sd1: ModelFamily, loaded: Components, twin: TinyParts):
     noisy, text, t = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 64), torch.tensor([10, 900])
-    assert torch.equal(sd1.predict(loaded, noisy, t, text), twin.unet(noisy, t, text).sample)
+    assert torch.equal(sd1.predict(loaded, noisy, t, Conditioning({"hidden": text})), twin.unet(noisy, t, text).sample)
 
 
 @torch.no_grad()
 def test_text_encoder_says_what_the_twin_says(sd1: ModelFamily, loaded: Components, twin: TinyParts):
     ids = loaded.tokenizer("usu bear", padding="max_length", max_length=77, return_tensors="pt").input_ids
     expected = twin.text_encoder(ids).last_hidden_state
-    assert torch.equal(sd1.encode_prompts(loaded, ["usu bear"], clip_skip=1, max_token_length=75), expected)
+    assert torch.equal(sd1.encode_prompts(loaded, ["usu bear"], Sd1Model()).hidden, expected)
 
 
 @torch.no_grad()
@@ -83,6 +87,20 @@ def test_number_formats(sd1: ModelFamily, tmp_path: Path, stored: torch.dtype, w
     assert {p.dtype for p in components.denoiser.parameters()} == {wanted}
     assert {p.dtype for p in components.text_encoder.parameters()} == {wanted}
     assert {p.dtype for p in components.vae.parameters()} == {torch.float32}
+
+
+def test_a_part_is_read_when_it_is_asked_for_and_again_after_it_was_freed(sd1: ModelFamily, base: Path):
+    components = sd1.load(Sd1Model(base=str(base)), dtype=torch.float32, device=CPU)
+    assert not components.loaded
+    before = components.vae
+    assert components.vae is before
+    assert list(components.loaded) == ["vae"]
+    components.free("vae")
+    assert not components.loaded
+    assert components.vae is not before
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), components.vae.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in components.vae.parameters())
+    assert not components.vae.training
 
 
 def test_the_file_can_be_removed_after_loading(sd1: ModelFamily, tmp_path: Path):

@@ -11,8 +11,13 @@ from lora_core.errors import UserError
 from lora_core.families.base import Components, ModelFamily
 from lora_core.families.text import Chunker, emphasise
 from lora_core.families.text_weights import parse_weights
+from lora_core.settings import Sd1Model
 
 SHORT, LONG = "usu bear sitting on a chair", ", ".join(f"word{i} cat" for i in range(60))
+
+
+def encoded(family, components, prompts, *, weighted=False, **settings):
+    return family.encode_prompts(components, prompts, Sd1Model(**settings), weighted=weighted).hidden
 
 
 def direct(components: Components, text: str) -> torch.Tensor:
@@ -32,7 +37,7 @@ def test_one_chunk_is_what_the_tokenizer_makes(components: Components, prompt: s
 @pytest.mark.parametrize("clip_skip", [1, 2])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_short_prompts_equal_a_direct_call(sd1: ModelFamily, components: Components, clip_skip: int, weighted: bool):
-    ours = sd1.encode_prompts(components, [SHORT, ""], clip_skip=clip_skip, max_token_length=75, weighted=weighted)
+    ours = encoded(sd1, components, [SHORT, ""], clip_skip=clip_skip, max_token_length=75, weighted=weighted)
     for row, prompt in zip(ours, (SHORT, ""), strict=True):
         out = direct(components, prompt)
         hidden = components.text_encoder.final_layer_norm(out.hidden_states[-clip_skip])
@@ -43,7 +48,7 @@ def test_short_prompts_equal_a_direct_call(sd1: ModelFamily, components: Compone
 
 @torch.no_grad()
 def test_a_long_prompt_is_its_chunks_one_after_the_other(sd1: ModelFamily, components: Components):
-    ours = sd1.encode_prompts(components, [LONG], clip_skip=1, max_token_length=225)
+    ours = encoded(sd1, components, [LONG], clip_skip=1, max_token_length=225)
     assert ours.shape == (1, 3 * 77, 64)
     tokens = components.tokenizer(LONG, add_special_tokens=False, verbose=False).input_ids
     for i in range(3):
@@ -55,8 +60,8 @@ def test_a_long_prompt_is_its_chunks_one_after_the_other(sd1: ModelFamily, compo
 
 @torch.no_grad()
 def test_a_prompt_does_not_depend_on_its_neighbours(sd1: ModelFamily, components: Components):
-    alone = sd1.encode_prompts(components, [SHORT], clip_skip=1, max_token_length=225)
-    among = sd1.encode_prompts(components, [LONG, SHORT], clip_skip=1, max_token_length=225)
+    alone = encoded(sd1, components, [SHORT], clip_skip=1, max_token_length=225)
+    among = encoded(sd1, components, [LONG, SHORT], clip_skip=1, max_token_length=225)
     torch.testing.assert_close(among[1:], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -70,7 +75,7 @@ def test_cut_tokens_are_counted(sd1: ModelFamily, components: Components, limit:
 def test_gradients_reach_the_text_encoder(sd1: ModelFamily, components: Components):
     weight = components.text_encoder.encoder.layers[0].mlp.fc1.weight.requires_grad_(True)
     try:
-        sd1.encode_prompts(components, [SHORT], clip_skip=2, max_token_length=75).square().sum().backward()
+        encoded(sd1, components, [SHORT], clip_skip=2, max_token_length=75).square().sum().backward()
         assert weight.grad.abs().sum() > 0
     finally:
         weight.requires_grad_(False).grad = None
@@ -86,7 +91,7 @@ def test_gradient_checkpointing_changes_nothing(sd1: ModelFamily, components: Co
         if checkpointing:
             encoder.train()
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
-        sd1.encode_prompts(components, [SHORT], clip_skip=clip_skip, max_token_length=75).square().sum().backward()
+        encoded(sd1, components, [SHORT], clip_skip=clip_skip, max_token_length=75).square().sum().backward()
         grads.append(weight.grad)
         weight.grad = None
     encoder.gradient_checkpointing_disable()
@@ -97,7 +102,7 @@ def test_gradient_checkpointing_changes_nothing(sd1: ModelFamily, components: Co
 
 def test_clip_skip_beyond_the_layers_is_refused(sd1: ModelFamily, components: Components):
     with pytest.raises(UserError) as caught:
-        sd1.encode_prompts(components, [SHORT], clip_skip=3, max_token_length=75)
+        encoded(sd1, components, [SHORT], clip_skip=3, max_token_length=75)
     assert caught.value.key == "model.clip_skip_too_large"
 
 
@@ -186,7 +191,5 @@ def test_emphasis_keeps_the_mean_of_every_chunk():
 
 @torch.no_grad()
 def test_a_weight_changes_the_conditioning(sd1: ModelFamily, components: Components):
-    plain, strong = sd1.encode_prompts(
-        components, ["a bear", "a (bear:1.5)"], clip_skip=1, max_token_length=75, weighted=True
-    )
+    plain, strong = encoded(sd1, components, ["a bear", "a (bear:1.5)"], weighted=True)
     assert not torch.allclose(plain, strong)

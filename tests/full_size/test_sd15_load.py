@@ -27,7 +27,7 @@ with torch.no_grad():
     text = family.encode_prompts(components, ["a bear"], clip_skip=1, max_token_length=75)
     predicted = family.predict(components, torch.randn(1, 4, 32, 32), torch.tensor([500]), text)
 assert predicted.isfinite().all()
-assert len(family.adapter_targets(components, text_encoder=True)) == 264
+assert len(family.adapter_targets(components, text_parts=("text_encoder",))) == 264
 print(f"loaded in {seconds:.1f} s, peak memory {peak:.1f} GB, weights {weights / 2**30:.1f} GB")
 assert peak < weights / 2**30 + 4.5 + 2, peak
 """

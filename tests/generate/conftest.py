@@ -23,7 +23,7 @@ def loaded(folder):
     model = Sd1Model(base=str(folder))
     family = FAMILIES["sd1"]
     components = family.load(model, dtype=torch.float32, device=torch.device("cpu"))
-    targets = family.adapter_targets(components, text_encoder=True)
+    targets = family.adapter_targets(components, text_parts=("text_encoder",))
     network = AdapterNetwork.create(targets, LoraSettings(rank=4, alpha=2.0), seed=0)
     generator = torch.Generator().manual_seed(1)
     for adapter in network:

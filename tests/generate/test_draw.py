@@ -7,7 +7,7 @@ from PIL import Image
 
 from lora_core.adapters.files import save_lora
 from lora_core.errors import UserError
-from lora_core.generate.draw import draw, native_side, to_image, tokens_needed
+from lora_core.generate.draw import draw, to_image, tokens_needed
 from lora_core.generate.picture import Picture, sample_file_name, save_png
 from lora_core.generate.prompts import SAMPLER_NAMES, SamplePrompt
 from lora_core.generate.samplers import SAMPLERS, Stopped, make_scheduler, sample
@@ -126,7 +126,7 @@ def test_prompt_values_come_first_then_settings_then_the_model(loaded):
         SampleSettings(steps=2, sampler="unipc"),
         loaded.model,
     )
-    side = native_side(loaded.components)
+    side = loaded.family.drawing(loaded.components).side
     assert picture.image.size == (side, side) == (64, 64)
     assert picture.details["Steps"] == 2
     assert picture.details["Sampler"] == "UniPC"

@@ -27,7 +27,9 @@ def studio(tmp_path_factory):
     folder = tiny_sd_folder(home / "model")
     family = FAMILIES["sd1"]
     components = family.load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
-    network = AdapterNetwork.create(family.adapter_targets(components, text_encoder=True), LoraSettings(rank=4), seed=1)
+    network = AdapterNetwork.create(
+        family.adapter_targets(components, text_parts=("text_encoder",)), LoraSettings(rank=4), seed=1
+    )
     for index, parameter in enumerate(network.parameters()):
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
     save_lora(network, {"ss_base_model_version": "sd_v1"}, home / "a.safetensors", "float")
@@ -62,7 +64,7 @@ def test_it_shows_what_the_lora_does(studio, tmp_path):
     files = drawn(settings, tmp_path)
     assert [file.facts["strength"] for file in files] == list(STRENGTHS[1])
     family = FAMILIES["sd1"]
-    targets = family.adapter_targets(components, text_encoder=True)
+    targets = family.adapter_targets(components, text_parts=("text_encoder",))
     network = AdapterNetwork.from_kohya(targets, read_tensors(home / "a.safetensors")).attach()
     try:
         for file in files:

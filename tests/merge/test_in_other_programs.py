@@ -25,7 +25,7 @@ def studio(tmp_path_factory):
     home = tmp_path_factory.mktemp("studio")
     folder = tiny_sd_folder(home / "model")
     components = FAMILIES["sd1"].load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
-    targets = FAMILIES["sd1"].adapter_targets(components, text_encoder=True)
+    targets = FAMILIES["sd1"].adapter_targets(components, text_parts=("text_encoder",))
     for seed, name in enumerate("ab"):
         network = randomise(make_network(targets, seed=seed, rank=3 + seed, alpha=1.0 + seed), seed)
         save_lora(network, {"ss_base_model_version": "sd_v1"}, home / f"{name}.safetensors", "float")

@@ -18,7 +18,8 @@ from lora_core.settings.kohya.table import ABSENT, ALIASES, OLD, ROWS
 
 KEYS = json.loads((Path(__file__).parent / "data/kohya_keys.json").read_text(encoding="utf-8"))
 """The GUI's keys with their defaults, the old ones, and the options of sd-scripts with theirs."""
-REAL = Path("/work/shared/kohya_presets")
+REAL = Path(__file__).resolve().parents[3] / "shared" / "kohya_presets"
+"""Real files of kohya_ss in a folder beside the project, for who has them: they are not ours to pass on."""
 SCRIPTS = {"network_module": "networks.lora"}
 
 
