@@ -18,6 +18,7 @@ from app.summary import summary_html
 from app.theme import HEAD, theme
 from app.widgets import header, job_pill, levels, problem_list, search_box, settings_bar
 from app.widgets.path_picker import PathPicker
+from app.widgets.preset_dialog import preset_choices
 from lora_core.errors import UserError
 from lora_core.i18n import Language
 from lora_core.runs import home
@@ -103,7 +104,7 @@ class Live:
 
     def restore(self, request: gr.Request) -> Inputs:
         """Put what was on the page last time back, and fill in what depends on the language."""
-        presets = gr.update(choices=settings_bar.preset_choices(language_of(request)), value="")
+        presets = gr.update(choices=preset_choices(language_of(request)), value="")
         return self.form.show(load_draft(self.draft)) | {self.preset: presets, self.ready: True}
 
     def refresh(self, by_component: Inputs, request: gr.Request) -> Inputs:
