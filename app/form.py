@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.i18n import t_choice, t_help, t_label
-from lora_core.settings import RunSettings
+from lora_core.settings import RunSettings, applies
 from lora_core.settings.fields import SettingField, chooser_of, fields_of, unions_of, values_of
 from lora_core.settings.overlay import nest, settings_from
 from lora_core.settings.problems import SettingsError
@@ -101,7 +101,7 @@ def choose_variant(values: Values, section: str) -> dict[str, Any]:
 
 def belongs(field: SettingField, values: Values) -> bool:
     """False for a field of a variant that is not chosen."""
-    return not field.defaults or values.get(chooser_of(field.section)) in field.variants
+    return applies.belongs(field.path, values)
 
 
 def union_sections() -> list[str]:
