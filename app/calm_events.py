@@ -20,7 +20,7 @@ class Calm:
     """Ties the form to the switch of levels and the search box."""
 
     def __init__(self, ui: Ui, levels: gr.HTML, search: gr.HTML):
-        self.form, self.levels, self.search = ui.form, levels, search
+        self.ui, self.form, self.levels, self.search = ui, ui.form, levels, search
         self.layout = Layout.of(ui.form)
         self.by_id = {element_id(path): path for path in self.form.components}
         self.levels.value = look(values_shown(RunSettings()), level_in(None), self.layout, "en")
@@ -29,12 +29,17 @@ class Calm:
         """Register the events. One request a change, and nothing but the list of names comes back."""
         fields = self.form.components
         gr.on(
-            [demo.load, *(component.change for component in fields.values())],
+            [
+                demo.load,
+                *(component.change for component in fields.values()),
+            ],
             self.tidy,
             self.form.inputs,
             self.levels,
             **quiet(trigger_mode="always_last"),
         )
+        for event in self.ui.written:
+            event.then(self.tidy, self.form.inputs, self.levels, **quiet())
         self.levels.select(self.choose, self.form.inputs, {self.levels, *self.form.inputs}, **quiet())
         self.search.select(self.find, self.form.inputs, self.search, **quiet(trigger_mode="always_last"))
         demo.load(self.greet, None, self.search, **quiet())

@@ -84,12 +84,17 @@ class Live:
             self.refresh, everything, reports, **quiet()
         )
         gr.on(
-            [self.ui.tabs.change, *(component.change for component in self.form.components.values())],
+            [
+                self.ui.tabs.change,
+                *(component.change for component in self.form.components.values()),
+            ],
             self.refresh,
             everything,
             reports,
             **quiet(trigger_mode="always_last"),
         )
+        for event in self.ui.written:
+            event.then(self.refresh, everything, reports, **quiet())
         for section in union_sections():
             self.form.components[chooser_of(section)].input(
                 self.chooser(section), self.form.inputs, self.section_outputs(section), **quiet()

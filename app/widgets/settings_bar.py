@@ -89,9 +89,11 @@ def _connect_preset(ui: Ui, preset: gr.Dropdown) -> None:
             toast.warn(words)
         return ui.form.write(settings)
 
-    ui.later.append(
-        lambda: preset.select(choose, {preset, *ui.form.inputs}, {preset, *ui.form.inputs}, **quiet(queue=True))
-    )
+    def register() -> None:
+        everything = {preset, *ui.form.inputs}
+        ui.written.append(preset.select(choose, everything, everything, **quiet(queue=True)))
+
+    ui.later.append(register)
 
 
 def kohya_report(imported: Imported | None, language: Language) -> str:
@@ -161,10 +163,12 @@ def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
         outputs = dialog.outputs | ui.form.inputs | {from_kohya}
         typed = load_from(_as_path, ours=True)
         opener.click(open_dialog, None, dialog.outputs | {chosen}, **quiet())
-        load_button.click(typed, path, outputs, **quiet(queue=True))
-        path.submit(typed, path, outputs, **quiet(queue=True))
-        chosen.select(typed, chosen, outputs, **quiet(queue=True))
-        upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True))
+        ui.written += [
+            load_button.click(typed, path, outputs, **quiet(queue=True)),
+            path.submit(typed, path, outputs, **quiet(queue=True)),
+            chosen.select(typed, chosen, outputs, **quiet(queue=True)),
+            upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True)),
+        ]
 
     ui.later.append(register)
 
@@ -217,12 +221,13 @@ def _reset_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
 
     def register() -> None:
         opener.click(lambda: gr.update(visible=True), None, box, **quiet())
-        reset.click(
+        done = reset.click(
             lambda: dialog.close() | ui.form.write(RunSettings()) | {from_kohya: ""},
             None,
             dialog.outputs | ui.form.inputs | {from_kohya},
             **quiet(),
         )
+        ui.written.append(done)
 
     ui.later.append(register)
 

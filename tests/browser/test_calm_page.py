@@ -178,7 +178,9 @@ def test_own_presets_are_saved_loaded_renamed_shared_and_deleted(form, app):
     page.click("#preset_delete")
     page.click("#preset_really")
     until(page, lambda: not list((app.home / "presets").glob("*.toml")))
-    page.set_input_files("#preset_upload input[type=file]", shared)
+    with page.expect_file_chooser() as chooser:
+        page.click("#preset_upload")
+    chooser.value.set_files(shared)
     until(page, lambda: list((app.home / "presets").glob("*.toml")))
 
     page.click("#preset_dialog .kb-cancel")
