@@ -14,6 +14,8 @@ _PARTS = (("lora_te2_", "text_encoder_2"), ("lora_te", "text_encoder"), ("lora_"
 """Beginning of a layer's name -> its part; the first that fits."""
 _CONV_BLOCKS = ("_resnets_", "_downsamplers_", "_upsamplers_")
 """In names of layers that are trained only together with convolutions."""
+_TEXT_BESIDE: Mapping[str, str] = MappingProxyType({"flux": "lora_te1_"})
+"""Family -> text encoder layers that are trained beside the usual targets: CLIP-L of FLUX; T5 is left alone."""
 _BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _BYTES_A_MODULE = 400
 """Alpha, and what the header says of a module's tensors: about 120 bytes each."""
@@ -53,9 +55,10 @@ def part_of(name: str) -> str:
 
 def _trained(family: Family, network: NetworkSettings) -> list[str]:
     """Names of the layers that a run of this algorithm trains."""
+    blocks = _CONV_BLOCKS if network.convolutions else ()
+    beside = _TEXT_BESIDE.get(family, "?")
     usual = default_targets(family)
-    more = network.convolutions
-    return [name for name in layers(family) if name in usual or (more and any(b in name for b in _CONV_BLOCKS))]
+    return [n for n in layers(family) if n in usual or n.startswith(beside) or any(block in n for block in blocks)]
 
 
 def _low_rank(shape: Shape, network: NetworkSettings) -> int:

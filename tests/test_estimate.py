@@ -44,7 +44,7 @@ def test_lokr_is_counted_whole_or_split(full, both):
     assert PARAMETERS["lokr"]((64, 64), network) == sum(p.numel() for p in adapter.parameters())
 
 
-@pytest.mark.parametrize(("family", "unet", "text"), [("sd1", 192, 72), ("sdxl", 722, 264), ("flux", 304, 0)])
+@pytest.mark.parametrize(("family", "unet", "text"), [("sd1", 192, 72), ("sdxl", 722, 264), ("flux", 304, 72)])
 def test_modules_are_those_of_the_families(family, unet, text):
     found = estimate(RunSettings.model_validate({"model": {"family": family}}))
     assert found is not None

@@ -136,7 +136,7 @@ def test_a_preset_for_another_model_says_so(language):
     [
         ("sd1", "Stable Diffusion 1.x LoRA rank 16: U-Net 192 + text encoder 72 modules"),
         ("sdxl", "SDXL LoRA rank 16: U-Net 722 + text encoders 264 modules"),
-        ("flux", "FLUX.1 LoRA rank 16: transformer 304 modules"),
+        ("flux", "FLUX.1 LoRA rank 16: transformer 304 + text encoder 72 modules"),
     ],
 )
 def test_the_summary_says_what_is_trained(family, words):
