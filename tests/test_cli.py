@@ -103,7 +103,7 @@ def test_presets_are_listed_with_those_of_ones_own(capsys, monkeypatch, tmp_path
     monkeypatch.setenv("KUMAKOBO_LANG", says)
     monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path))
     save_preset("くまの設定", "for me", {"train.epochs": 3}, ["train"])
-    (tmp_path / "presets" / "broken.toml").write_text("[", encoding="utf-8")
+    (tmp_path / "presets" / "own" / "broken.toml").write_text("[", encoding="utf-8")
     assert main(["presets"]) == 0
     printed = capsys.readouterr()
     assert "sd15_character" in printed.out

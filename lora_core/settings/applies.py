@@ -125,4 +125,6 @@ def _joined(key: str, parts: Sequence[str], language: Language) -> str:
 def _shown(path: str, value: Any, language: Language) -> str:
     if isinstance(value, bool):
         return text("applies.on" if value else "applies.off", language)
+    if isinstance(value, int | float):
+        return f"{value:g}"
     return choice_label(path, value, language)

@@ -1,6 +1,6 @@
 """A person's own presets: saved from settings, renamed, deleted, and shared as files of the same form as presets/*.toml.
 
-They lie in the folder presets of the app's home. A file that is there is never written over silently.
+They lie in the folder presets/own of the app's home. A file that is there is never written over silently.
 """
 
 import re

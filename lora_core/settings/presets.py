@@ -1,6 +1,6 @@
 """Presets: partial settings in presets/*.toml that hold only what differs from the defaults, and say for whom.
 
-A person's own, made by own_presets.py, lie in the app's home and have the same form.
+A person's own, made by own_presets.py, lie in presets/own of the app's home and have the same form.
 """
 
 from collections.abc import Iterator, Mapping
@@ -63,8 +63,8 @@ class Preset:
 
 
 def own_folder() -> Path:
-    """Where a person's own presets are kept."""
-    return home() / "presets"
+    """Where a person's own presets are kept: below presets, for the home may be the program's own folder."""
+    return home() / "presets" / "own"
 
 
 def list_presets(folder: Path = FOLDER) -> list[Preset]:

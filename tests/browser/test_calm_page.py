@@ -148,14 +148,14 @@ def test_the_model_type_follows_the_file(form):
 
 
 def test_own_presets_are_saved_loaded_renamed_shared_and_deleted(form, app):
-    page = form()
+    page, folder = form(), app.home / "presets" / "own"
     open_tab(page, "parameters")
     box(page, "network.rank").fill("48")
     page.wait_for_selector("#f-network-rank .kb-undo")
     page.click("#own_presets")
     page.fill("#preset_name input, #preset_name textarea", "くまの設定")
     page.click("#preset_save")
-    file = app.home / "presets" / "くまの設定.toml"
+    file = folder / "くまの設定.toml"
     until(page, file.exists)
     assert "rank = 48" in file.read_text(encoding="utf-8")
 
@@ -177,11 +177,11 @@ def test_own_presets_are_saved_loaded_renamed_shared_and_deleted(form, app):
 
     page.click("#preset_delete")
     page.click("#preset_really")
-    until(page, lambda: not list((app.home / "presets").glob("*.toml")))
+    until(page, lambda: not list(folder.glob("*.toml")))
     with page.expect_file_chooser() as chooser:
         page.click("#preset_upload")
     chooser.value.set_files(shared)
-    until(page, lambda: list((app.home / "presets").glob("*.toml")))
+    until(page, lambda: list(folder.glob("*.toml")))
 
     page.click("#preset_dialog .kb-cancel")
     page.wait_for_selector("#preset_dialog", state="hidden")

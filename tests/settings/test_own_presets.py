@@ -16,7 +16,15 @@ from lora_core.settings.own_presets import (
     take_in,
     values_for,
 )
-from lora_core.settings.presets import apply_preset, find_preset, list_own, list_presets, own_folder, read_preset
+from lora_core.settings.presets import (
+    FOLDER,
+    apply_preset,
+    find_preset,
+    list_own,
+    list_presets,
+    own_folder,
+    read_preset,
+)
 
 MINE = with_values(
     RunSettings(),
@@ -137,6 +145,13 @@ def test_what_is_no_preset_does_not_come_in(tmp_path, text):
     with pytest.raises(UserError):
         take_in(path)
     assert not list(own_folder().glob("*"))
+
+
+def test_presets_that_come_along_are_never_taken_for_ones_own(monkeypatch):
+    """Without KUMAKOBO_HOME the app's home is the program's own folder, which has a folder presets."""
+    monkeypatch.delenv("KUMAKOBO_HOME")
+    assert own_folder() != FOLDER
+    assert not {preset.name for preset in list_own()[0]} & {preset.name for preset in list_presets()}
 
 
 def test_a_broken_file_spoils_no_list():
