@@ -28,6 +28,8 @@ class TrainSettings(Settings):
     """The same as a number of steps. Empty: the percentage decides."""
     cache_text_encoder_outputs: Literal["memory", "disk"] = setting("memory", "Cache text encoder outputs")
     """Each caption is encoded once while the text encoder is not trained. On disk, the next run starts without the text encoder."""
+    text_encoder_2_lr: float | None = setting(None, "Second text encoder learning rate", gt=0, le=10)
+    """Learning rate of SDXL's second, larger text encoder. Empty: that of the first. It breaks sooner than the first: if in doubt, go lower."""
     max_grad_norm: float | None = setting(1.0, "Max grad norm", "max_grad_norm", gt=0)
     """Longer gradients are shortened to this, against jumps. Empty: no limit."""
     gradient_accumulation_steps: int = setting(

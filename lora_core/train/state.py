@@ -24,8 +24,13 @@ VERSION = 1
 _EMA = "ema.safetensors"
 SHAPES_THE_PAST = (
     "model.base",
+    "model.family",
+    "model.prediction_type",
     "model.clip_skip",
     "model.max_token_length",
+    "model.t5_max_token_length",
+    "model.apply_t5_attn_mask",
+    "model.guidance",
     "dataset.resolution",
     "dataset.enable_bucket",
     "network.algo",

@@ -31,6 +31,9 @@ _OWN_WAY = {
     "optimizer.args",
     "schedule.name",
     "schedule.warmup",
+    "loss.masked_loss",
+    "noise.noise_offset_type",
+    "noise.zero_terminal_snr",
     "schedule.warmup_steps",
     "schedule.decay",
     "schedule.decay_steps",
@@ -62,13 +65,16 @@ _KINDS = {
 }
 """Our algorithms -> LoRA type of the GUI, whose files are as ours."""
 
+_FLOW = frozenset({"flux1", "flow_density"})
+"""What only FLUX.1's script knows."""
+
 _SAMPLERS = {"dpmpp_2m_karras": "dpmsolver++"}
 _TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_extention"}
 """Name in the GUI -> option of sd-scripts, where they differ."""
 
 _IN_NETWORK_ARGS = frozenset(
     key for key, row in ROWS.items() if row.scripts is ABSENT and row.topic in ("", "algorithm", "loraplus", "blocks")
-) - {"lr_warmup", "epoch", "additional_parameters", "LoRA_type"}
+) - {"lr_warmup", "noise_offset_type", "epoch", "additional_parameters", "LoRA_type"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,9 @@ def to_gui(settings: RunSettings) -> Exported:
     stopped = train.max_train_steps is not None
     found |= {"epoch": train.epochs, "max_train_epochs": 0 if stopped else train.epochs}
     found |= {"max_train_steps": train.max_train_steps or 0}
-    extra = []
+    kind = settings.noise.noise_offset_type
+    found["noise_offset_type"] = "Multires" if kind == "multires" else "Original"
+    extra = _multires(found) if kind == "both" else []
     for key, value in found.items():
         if ROWS[key].gui is ABSENT or _is_lost(key, value):
             extra += _option(key, value)
@@ -110,11 +118,15 @@ def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Expor
     """A TOML for ``--config_file`` of sd-scripts. Prompts go into ``prompts_file``, which the caller writes."""
     found, entries = _by_key(settings)
     train = settings.train
-    values: dict[str, Any] = {"network_module": "networks.lora", "learning_rate": train.learning_rate}
+    module = "networks.lora_flux" if settings.model.family == "flux" else "networks.lora"
+    values: dict[str, Any] = {"network_module": module, "learning_rate": train.learning_rate}
     if warmup := found.pop("warmup", 0.0):
         values["lr_warmup_steps"] = min(warmup / 100, 0.999999)
     values |= {"unet_lr": train.unet_lr, "network_train_unet_only": not train.train_text_encoder}
     values["text_encoder_lr"] = train.text_encoder_lr if train.train_text_encoder else None
+    kind = found.pop("noise_offset_type")
+    found |= {"multires_noise_iterations": None} if kind == "original" else {}
+    found |= {"noise_offset": None} if kind == "multires" else {}
     limit = "max_train_epochs" if train.max_train_steps is None else "max_train_steps"
     values[limit] = train.max_train_steps or train.epochs
     within = {key: found.pop(key) for key in sorted(_IN_NETWORK_ARGS & found.keys())}
@@ -152,7 +164,7 @@ def _by_key(settings: RunSettings) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     lost = []
     for path, value in values.items():
         key = keys.get(path) or fields[path].kohya
-        if path in _OWN_WAY:
+        if path in _OWN_WAY or (key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"):
             continue
         if key is not None and key in ROWS:
             found[key] = str(value) if isinstance(value, Path) else value
@@ -177,8 +189,14 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     kind = "Kohya LoCon" if algorithm == "lora" and conv else _KINDS.get(algorithm, "")
     if not kind:
         left_out("network.algo", algorithm, "algorithm")
+    if settings.model.family == "flux":
+        kind = {"Standard": "Flux1"}.get(kind, kind)
+        yield from _flux(settings)
     yield "LoRA_type", kind or "Standard"
     yield "dora_wd", algorithm == "dora"
+    yield from _loss_and_noise(settings)
+    if settings.noise.zero_terminal_snr == "off":
+        left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield from _schedule(settings)
@@ -206,6 +224,20 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("save.resume", settings.save.resume, "resume")
 
 
+def _loss_and_noise(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """What is one setting here and several switches there."""
+    yield "masked_loss", settings.loss.masked_loss == "folder"
+    yield "alpha_mask", settings.loss.masked_loss == "alpha"
+    yield "zero_terminal_snr", settings.noise.zero_terminal_snr == "on"
+    yield "noise_offset_type", settings.noise.noise_offset_type
+
+
+def _multires(found: dict[str, Any]) -> list[str]:
+    """Multires noise beside a noise offset: the GUI passes on one of the two, so this one goes past it."""
+    keys = ("multires_noise_iterations", "multires_noise_discount")
+    return [word for key in keys for word in _option(key, found.pop(key))]
+
+
 _NEAR_REX = 0.6
 """Power of the polynomial schedule that is never more than 0.08 from REX, which Kohya does not have."""
 
@@ -227,6 +259,19 @@ def _schedule(settings: RunSettings) -> Iterator[tuple[str, Any]]:
         yield "lr_scheduler_timescale", timescale
     rules = getattr(schedule, "step_rules", "")
     yield "lr_scheduler_args", [f"step_rules={''.join(rules.split())}"] if rules else []
+
+
+def _flux(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """The VAE under its other name; the answer compared as it is; a density by sd-scripts' two options for it."""
+    yield "ae", str(settings.model.vae or "")
+    yield "vae", ""
+    yield "model_prediction_type", "raw"
+    if settings.noise.timestep_sampling == "logit_normal":
+        yield from {
+            "timestep_sampling": "sigma",
+            "weighting_scheme": "logit_normal",
+            "discrete_flow_shift": 1.0,
+        }.items()
 
 
 def _optimizer(settings: RunSettings) -> str:
@@ -273,7 +318,7 @@ def _option(key: str, value: Any) -> list[str]:
     name = f"--{_TO_GUI.get(key, key)}"
     if isinstance(value, bool):
         return [name] if value else []
-    if value == "":
+    if value == "" or (value is None and ROWS[key].scripts is None):
         return []
     return [f"{name}={0 if value is None else value}"]
 
