@@ -7,6 +7,7 @@ depends on this machine is in lora_core/preflight.py.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
 
@@ -345,6 +346,7 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     name_too_long,
     never_saved_on_the_way,
     samples_never_drawn,
+    *LOSS_AND_NOISE,
 )
 
 

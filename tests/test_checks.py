@@ -11,6 +11,7 @@ from lora_core.settings.overlay import apply_fix, with_values
 UPSCALED = {"dataset.bucket_no_upscale": False}
 PRODIGY = {"optimizer.name": "Prodigy", "train.learning_rate": 1.0}
 OWN_RATE = {"optimizer.name": "Adafactor", "schedule.name": "adafactor"}
+FLUX = {"model.family": "flux"}
 
 # name: (what is set, at which setting, how grave, which sentence)
 BROKEN = {
@@ -165,6 +166,85 @@ BROKEN = {
         "warning",
         "token_warmup",
     ),
+    **{
+        f"FLUX with {path}": (FLUX | {path: value}, path, "warning", sentence)
+        for path, value, sentence in (
+            ("loss.min_snr_gamma", 5, "flow_weights"),
+            ("loss.debiased_estimation_loss", True, "flow_weights"),
+            ("loss.scale_v_pred_loss_like_noise_pred", True, "flow_weights"),
+            ("loss.v_pred_like_loss", 0.5, "flow_weights"),
+            ("noise.noise_offset", 0.1, "flow_noise"),
+            ("noise.zero_terminal_snr", "on", "flow_noise"),
+        )
+    },
+    "zero SNR with epsilon": (
+        {"noise.zero_terminal_snr": "on", "model.prediction_type": "epsilon"},
+        "noise.zero_terminal_snr",
+        "warning",
+        "zero_snr_epsilon",
+    ),
+    "a velocity's weight for noise": (
+        {"loss.scale_v_pred_loss_like_noise_pred": True, "model.prediction_type": "epsilon"},
+        "loss.scale_v_pred_loss_like_noise_pred",
+        "warning",
+        "not_for_epsilon",
+    ),
+    "a noise's addition for velocity": (
+        {"loss.v_pred_like_loss": 0.1, "model.prediction_type": "v_prediction"},
+        "loss.v_pred_like_loss",
+        "warning",
+        "not_for_velocity",
+    ),
+    "weighted twice": (
+        {"loss.min_snr_gamma": 5, "loss.debiased_estimation_loss": True},
+        "loss.debiased_estimation_loss",
+        "warning",
+        "two_weightings",
+    ),
+    "timesteps upside down": (
+        {"noise.min_timestep": 600, "noise.max_timestep": 600},
+        "noise.min_timestep",
+        "error",
+        "timestep_range",
+    ),
+    "multires beside": (
+        {"noise.multires_noise_iterations": 6},
+        "noise.multires_noise_iterations",
+        "warning",
+        "noise_other_kind",
+    ),
+    "multires without iterations": (
+        {"noise.noise_offset_type": "multires"},
+        "noise.multires_noise_iterations",
+        "warning",
+        "multires_without_iterations",
+    ),
+    "adaptive nothing": (
+        {"noise.adaptive_noise_scale": 0.1},
+        "noise.adaptive_noise_scale",
+        "warning",
+        "offset_missing",
+    ),
+    "random nothing": (
+        {"noise.noise_offset_random_strength": True},
+        "noise.noise_offset_random_strength",
+        "warning",
+        "offset_missing",
+    ),
+    "random perturbation of nothing": (
+        {"noise.ip_noise_gamma_random_strength": True},
+        "noise.ip_noise_gamma_random_strength",
+        "warning",
+        "ip_noise_missing",
+    ),
+    "masks for nothing": ({"dataset.mask_dir": "/m"}, "dataset.mask_dir", "warning", "mask_folder_unused"),
+    "class words for nothing": ({"loss.prior_words": "bear"}, "loss.prior_words", "warning", "prior_words_unused"),
+    "class words of the trigger": (
+        {"loss.prior_preservation": 1, "loss.prior_words": "a Usu bear", "dataset.trigger_words": "usu bear"},
+        "loss.prior_words",
+        "warning",
+        "prior_words_trigger",
+    ),
 }
 
 SOUND = {
@@ -193,6 +273,15 @@ SOUND = {
     "steps decide": {"save.save_every_n_epochs": 11, "train.max_train_steps": 10_000},
     "no prompts": {"sample.at_start": False, "sample.every_n_epochs": None},
     "prompts switched off": {"sample.prompts": "# bear\n\n", "sample.at_start": False, "sample.every_n_epochs": None},
+    "FLUX with a Huber loss": FLUX | {"loss.loss_type": "huber", "noise.ip_noise_gamma": 0.1},
+    "v-prediction to pure noise": {"noise.zero_terminal_snr": "on", "model.prediction_type": "v_prediction"},
+    "both kinds of noise": {
+        "noise.noise_offset_type": "both",
+        "noise.noise_offset": 0.05,
+        "noise.multires_noise_iterations": 6,
+    },
+    "masks": {"loss.masked_loss": "folder", "dataset.mask_dir": "/m"},
+    "the class kept": {"loss.prior_preservation": 1, "loss.prior_words": "bear", "dataset.trigger_words": "usu bear"},
     "the longest name": {"save.output_name": "x" * 120},
 }
 

@@ -15,7 +15,9 @@ def build(ui: Ui) -> None:
     _captions(ui)
     _start(ui)
     _against_over_fitting(ui)
-    _loss_and_noise(ui)
+    _loss(ui)
+    _masks(ui)
+    _noise(ui)
     _memory(ui)
 
 
@@ -145,15 +147,55 @@ def _against_over_fitting(ui: Ui) -> None:
             form.field("network.scale_weight_norms")
 
 
-def _loss_and_noise(ui: Ui) -> None:
+def _loss(ui: Ui) -> None:
     form = ui.form
     with ui.advanced("parameters.loss"):
         with gr.Row():
             form.field("loss.min_snr_gamma")
-            form.field("noise.noise_offset")
-        with gr.Row():
             form.field("loss.prior_loss_weight")
             form.field("train.max_grad_norm")
+        with gr.Row():
+            form.field("loss.loss_type")
+            form.field("loss.huber_schedule")
+        with gr.Row():
+            form.field("loss.huber_c")
+            form.field("loss.huber_scale")
+            form.field("loss.v_pred_like_loss")
+        with gr.Row():
+            form.field("loss.debiased_estimation_loss")
+            form.field("loss.scale_v_pred_loss_like_noise_pred")
+
+
+def _masks(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.masks"):
+        with gr.Row():
+            form.field("loss.masked_loss")
+            form.field("loss.unmasked_weight")
+        ui.picker.field(form, "dataset.mask_dir", Wanted("folder"))
+        with gr.Row():
+            form.field("loss.prior_preservation")
+            form.field("loss.prior_words")
+
+
+def _noise(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.noise"):
+        with gr.Row():
+            form.field("noise.noise_offset_type")
+            form.field("noise.noise_offset")
+            form.field("noise.adaptive_noise_scale")
+        with gr.Row():
+            form.field("noise.multires_noise_iterations")
+            form.field("noise.multires_noise_discount")
+            form.field("noise.ip_noise_gamma")
+        with gr.Row():
+            form.field("noise.min_timestep")
+            form.field("noise.max_timestep")
+            form.field("noise.zero_terminal_snr")
+        with gr.Row():
+            form.field("noise.noise_offset_random_strength")
+            form.field("noise.ip_noise_gamma_random_strength")
 
 
 def _memory(ui: Ui) -> None:

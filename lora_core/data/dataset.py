@@ -12,6 +12,7 @@ from lora_core.data.captions import caption_for
 from lora_core.data.content import ahead
 from lora_core.data.epoch import batches_per_epoch, epoch_batches, rng_for
 from lora_core.data.latents import DiskStore, Encode, Entry, LatentCache, MemoryStore
+from lora_core.data.masks import Masks
 from lora_core.data.pixels import load_pixels
 from lora_core.data.samples import Sample
 from lora_core.settings import DatasetSettings
@@ -29,6 +30,8 @@ class Batch:
     """Posterior of the VAE, float32, unscaled: the loop draws from it anew each time."""
     pixels_BCHW: Tensor | None = None
     """float32 in [-1, 1]."""
+    masks_B1HW: Tensor | None = None
+    """What counts in the loss, float32 in [0, 1] for each cell of the latents; None: all of it."""
     frames_B6: Tensor | None = None
     """Original height and width, crop's top and left, target height and width, in pixels: SDXL is told them."""
 
@@ -58,6 +61,7 @@ class TrainingData:
         samples: Sequence[Sample],
         batch_size: int,
         latents: LatentCache | None = None,
+        masks: Masks | None = None,
         *,
         accumulation: int = 1,
         total_steps: int = 0,
@@ -68,6 +72,7 @@ class TrainingData:
         self.accumulation = accumulation
         self.total_steps = total_steps
         self.latents = latents
+        self.masks = masks
         self.batches_per_epoch = batches_per_epoch(samples, batch_size)
         # The order of the epoch at hand, so that it is not shuffled again for each batch.
         self._order = lru_cache(maxsize=2)(lambda seed, epoch: epoch_batches(samples, batch_size, seed, epoch))
@@ -118,6 +123,9 @@ class TrainingData:
             captions=[showing.caption for showing in showings],
             loss_weights_B=torch.tensor([showing.sample.loss_weight for showing in showings], dtype=torch.float32),
             paths=[showing.sample.image.path for showing in showings],
+            masks_B1HW=None
+            if self.masks is None
+            else torch.stack([_mask(self.masks, showing) for showing in showings]),
             **self._pictures(showings),
         )
 
@@ -142,6 +150,11 @@ def latent_cache(
         return None
     store = DiskStore(options.cache_dir) if options.cache_latents == "disk" else MemoryStore()
     return LatentCache(encode, vae_identity, store, precision=precision)
+
+
+def _mask(masks: Masks, showing: _Showing) -> Tensor:
+    sample = showing.sample
+    return masks.get(sample.image.path, sample.placement, flipped=showing.flipped, crop=showing.crop)
 
 
 def _load(showing: _Showing) -> Tensor:

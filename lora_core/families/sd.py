@@ -143,4 +143,5 @@ def _schedule(scheduler: dict, path: Path) -> dict:
         "beta_end": scheduler["beta_end"],
         "steps": scheduler["num_train_timesteps"],
         "schedule": scheduler["beta_schedule"],
+        "zero_terminal_snr": bool(scheduler.get("rescale_betas_zero_snr")),
     }

@@ -47,8 +47,13 @@ def make_scheduler(name: str, noise: Ddpm) -> Any:
         beta_end=noise.beta_end,
         beta_schedule=noise.schedule,
         prediction_type=noise.prediction_type,
-        **options,
+        **options | _to_pure_noise(noise),
     )
+
+
+def _to_pure_noise(noise: Ddpm) -> dict[str, Any]:
+    """Where nothing of the signal is left at the last step, drawing begins there (Lin et al. 2023, section 3.3)."""
+    return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if noise.zero_terminal_snr else {}
 
 
 def guided(negative: Tensor, positive: Tensor, scale: float) -> Tensor:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from lora_core.errors import UserError
 from lora_core.io.base_models import BaseModel, base_model, told_of_the_model
 from lora_core.io.headers import read_header
-from lora_core.settings import LokrSettings, NetworkSettings, OptimizerSettings, RunSettings, sides
+from lora_core.settings import (
+    LokrSettings,
+    LossSettings,
+    NetworkSettings,
+    NoiseSettings,
+    OptimizerSettings,
+    RunSettings,
+    sides,
+)
 
 if TYPE_CHECKING:
     from lora_core.families.base import ModelSource
@@ -32,6 +40,7 @@ def training_metadata(
     seed: int,
     precision: str,
     prediction_type: str,
+    zero_terminal_snr: bool = False,
     started_at: float,
     finished_at: float,
     steps: int,
@@ -53,6 +62,8 @@ def training_metadata(
         "ss_mixed_precision": precision,
         **_network(settings.network, base.network_module),
         **_training(settings, plan),
+        **_loss_and_noise(settings.loss, settings.noise),
+        "ss_zero_terminal_snr": zero_terminal_snr,
         **_model(settings, source, base),
         **_data(settings),
     }
@@ -165,11 +176,28 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_full_fp16": False,
         "ss_lowram": False,
-        "ss_noise_offset": settings.noise.noise_offset,
-        "ss_min_snr_gamma": settings.loss.min_snr_gamma,
-        "ss_loss_type": "l2",
-        "ss_zero_terminal_snr": False,
-        "ss_prior_loss_weight": settings.loss.prior_loss_weight,
+    }
+
+
+def _loss_and_noise(loss: LossSettings, noise: NoiseSettings) -> dict[str, Any]:
+    """As sd-scripts writes it; values of a kind of noise that was not used are None."""
+    offset = noise.noise_offset if noise.noise_offset_type != "multires" else None
+    iterations = noise.multires_noise_iterations if noise.noise_offset_type != "original" else None
+    return {
+        "ss_noise_offset": offset,
+        "ss_noise_offset_random_strength": offset is not None and noise.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": noise.adaptive_noise_scale if offset is not None else None,
+        "ss_multires_noise_iterations": iterations,
+        "ss_multires_noise_discount": noise.multires_noise_discount,
+        "ss_ip_noise_gamma": noise.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": noise.ip_noise_gamma_random_strength,
+        "ss_min_snr_gamma": loss.min_snr_gamma,
+        "ss_debiased_estimation": loss.debiased_estimation_loss,
+        "ss_loss_type": loss.loss_type,
+        "ss_huber_schedule": loss.huber_schedule,
+        "ss_huber_scale": loss.huber_scale,
+        "ss_huber_c": loss.huber_c,
+        "ss_prior_loss_weight": loss.prior_loss_weight,
     }
 
 
@@ -248,6 +276,7 @@ def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, fin
         "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
         "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction_type),
+        "timestep_range": _timestep_range(settings.noise),
         "encoder_layer": getattr(settings.model, "clip_skip", None),
         "author": save.author,
         "description": save.description,
@@ -255,6 +284,12 @@ def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, fin
         "tags": save.tags,
         "trigger_phrase": settings.dataset.trigger_words,
     }
+
+
+def _timestep_range(noise: NoiseSettings) -> str | None:
+    """ "200,1000" where not all noise levels were trained."""
+    low, high = noise.min_timestep, noise.max_timestep
+    return None if (low, high) == (0, 1000) else f"{low},{high}"
 
 
 def _without_paths(value: Any) -> Any:

@@ -12,6 +12,8 @@ class DatasetSettings(Settings):
     """The words that call up what is trained, for a plain folder of images. Folders named "20_usu bear" carry them in their name."""
     reg_dir: UserPath = setting(None, "Regularisation folder", "reg_data_dir")
     """Optional. Holds folders such as "1_bear" with pictures of the class made by the source model; they keep the LoRA from changing every bear."""
+    mask_dir: UserPath = setting(None, "Mask folder", "conditioning_data_dir")
+    """For a masked loss from a folder: a picture of the same name for each training image, white where it is trained. Folders such as "20_usu bear" may lie inside."""
     config: UserPath = setting(None, "Dataset file", "dataset_config")
     """Optional. A .toml or .json in the format of sd-scripts with several folders, each with its own repeats, size and options. It takes the place of the folders above; what it leaves open is as set here."""
     metadata_file: UserPath = setting(None, "Caption list (JSON)")

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from lora_core.data.checks import checked
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
+from lora_core.data.mask_files import MaskFiles, mask_problems
+from lora_core.data.masks import Masks
 from lora_core.data.metadata import dataset_metadata
 from lora_core.data.samples import Sample, build_samples, fingerprint
 from lora_core.errors import ProblemsFound, UserError
@@ -27,6 +29,7 @@ from lora_core.families.base import Components, ModelFamily
 from lora_core.families.encoded import MOST_TEXTS, EncodedTexts
 from lora_core.generate.draw import prompts_asked
 from lora_core.generate.prompts import parse
+from lora_core.noise import obeying
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
@@ -99,7 +102,9 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     family = find_family(settings)
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
     hash_in_background(components)
-    data = yield from training_data(settings, family, components, samples, plan)
+    components.schedule = obeying(components.schedule, settings.noise)
+    masks = masks_of(settings, found, components)
+    data = yield from training_data(settings, family, components, samples, plan, masks)
     feed = Feed(data, seed)
     texts = yield from encoded_texts(settings, family, components, feed, plan)
     yield StageChanged(stage="loading_model")
@@ -108,7 +113,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
     optimizer = build_optimizer(settings, network, accelerator, plan)
-    facts = facts_of(found, samples, settings)
+    facts = facts_of(found, samples, settings, masks)
     if position is not None and settings.save.resume is not None:
         check_fits(position, settings, facts.fingerprint, settings.save.resume)
         load_state(settings.save.resume, network, optimizer, accelerator.scaler)
@@ -141,9 +146,21 @@ def usable(found: Scan, settings: RunSettings) -> Scan:
     return good
 
 
-def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataFacts:
+def masks_of(settings: RunSettings, found: Scan, components: Components) -> Masks | None:
+    """The masks of the loss, if there are to be any. Raises ProblemsFound if they can't be used."""
+    problems = list(mask_problems(settings, found))
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise ProblemsFound(errors)
+    files = MaskFiles.of(settings, found)
+    return None if files is None else Masks(files, components.vae_factor)
+
+
+def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: Masks | None = None) -> DataFacts:
+    known = fingerprint(samples)
+    if masks is not None:
+        known += masks.fingerprint([sample.image.path for sample in samples])
     return DataFacts(
-        fingerprint=fingerprint(samples),
+        fingerprint=known,
         metadata=dataset_metadata(
             found,
             samples,
@@ -151,12 +168,17 @@ def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataF
             batch_size=settings.train.train_batch_size,
         ),
         captions=tuple({line for sample in samples for line in sample.caption.split("\n")}),
-        warnings=tuple(found.problems),
+        warnings=(*found.problems, *mask_problems(settings, found)),
     )
 
 
 def training_data(
-    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample], plan: Plan
+    settings: RunSettings,
+    family: ModelFamily,
+    components: Components,
+    samples: list[Sample],
+    plan: Plan,
+    masks: Masks | None = None,
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
     cache = latent_cache(
@@ -172,6 +194,7 @@ def training_data(
         samples,
         settings.train.train_batch_size,
         cache,
+        masks,
         accumulation=plan.accumulation,
         total_steps=plan.total_steps,
     )
@@ -189,6 +212,8 @@ def encoded_texts(
     texts = EncodedTexts(family, components, settings.model)
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
     if captions is not None:
+        if settings.loss.prior_preservation is not None:
+            captions = captions | {settings.loss.prior_words}
         for done, total in texts.filling(captions, weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         for prompt in parse(settings.sample.prompts):

@@ -96,6 +96,7 @@ def metadata(session: "Session", step: int) -> dict[str, str]:
         seed=session.seed,
         precision=session.precision,
         prediction_type=session.components.prediction_type,
+        zero_terminal_snr=getattr(session.noise, "zero_terminal_snr", False),
         started_at=session.started_at,
         finished_at=time.time(),
         steps=step,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -20,8 +21,11 @@ from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
 from lora_core.settings import RunSettings, TrainSettings
 from lora_core.train.files import Retention
-from lora_core.train.loss import weighted_mse
+from lora_core.train.loss import training_loss
+from lora_core.train.loss_weights import prediction_of
+from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
 from lora_core.train.optimizers import create_optimizer
+from lora_core.train.preservation import with_class_words
 from lora_core.train.randomness import derive, generator, seed_dropout
 from lora_core.train.schedules import Factor, factor, set_rates, warmup_steps
 
@@ -198,19 +202,27 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
-    t = session.noise.sample_timesteps(len(x0), random, x0[0, 0].numel() // 4).to(device, non_blocking=True)
-    epsilon = session.noise.offset_noise(x0.shape, random, settings.noise.noise_offset).to(device, non_blocking=True)
-    noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
+    t = draw_timesteps(session.noise, x0, random, settings.noise)
+    epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
+    noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
-    prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions), frames)
-    return weighted_mse(
-        prediction,
-        session.noise.target(x0, epsilon, t),
+
+    def answer(captions: Sequence[str]) -> Tensor:
+        return session.family.predict(session.components, noisy, t, encode_captions(session, captions), frames)
+
+    loss_of = partial(
+        training_loss,
+        loss=settings.loss,
         sample_weights_B=batch.loss_weights_B.to(device, non_blocking=True),
         timesteps_B=t,
         noise=session.noise,
-        min_snr_gamma=settings.loss.min_snr_gamma,
     )
+    masks = None if batch.masks_B1HW is None else batch.masks_B1HW.to(device, non_blocking=True)
+    loss = loss_of(answer(batch.captions), session.noise.target(x0, epsilon, t), masks_B1HW=masks)
+    if settings.loss.prior_preservation is not None:
+        pair = with_class_words(session.network, answer, settings.loss.prior_words, len(x0))
+        loss = loss + settings.loss.prior_preservation * loss_of(*pair)
+    return loss
 
 
 def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Tensor:

@@ -142,7 +142,7 @@ def test_every_key_of_sd_scripts_is_accounted_for():
 
 @pytest.mark.parametrize("key", sorted(NOT_HERE))
 def test_what_does_nothing_here_is_named_at_its_row(four, key):
-    below = key in ("alpha_mask", "conditioning_data_dir")
+    below = key == "alpha_mask"
     text = FOUR.replace('image_dir = "cats"', f'image_dir = "cats"\n{key} = 3') if below else f"{FOUR}"
     text = text if below else text.replace("resolution = 64", f"resolution = 64\n{key} = 3")
     write(four, text)
@@ -358,6 +358,16 @@ def test_random_crops_and_the_cache(four):
     write(four, FOUR.replace("flip_aug = true", "random_crop = true"))
     assert said(four) == [("checks.cache_random_crop", "error")]
     assert said(four, cache_latents="off") == []
+
+
+def test_masks_of_a_subset_come_from_its_own_folder(four, make_folder):
+    from lora_core.data.mask_files import find_masks
+
+    make_folder("masks", 3)
+    write(four, FOUR.replace("flip_aug = true", 'conditioning_data_dir = "masks"'))
+    masks = find_masks(None, scan(DatasetSettings(config=four)))
+    root = four.parent
+    assert masks == {root / "cats" / f"0{i}.png": root / "masks" / f"0{i}.png" for i in range(3)}
 
 
 # ---- Fine-tuning: captions in one file -------------------------------------------------------------------------------

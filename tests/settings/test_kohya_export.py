@@ -59,7 +59,16 @@ BOTH_KNOW = {
     "train.mixed_precision": "bf16",
     "train.seed": 0,
     "loss.min_snr_gamma": 5.0,
+    "loss.loss_type": "huber",
+    "loss.debiased_estimation_loss": True,
+    "loss.scale_v_pred_loss_like_noise_pred": True,
+    "loss.v_pred_like_loss": 0.2,
+    "loss.masked_loss": "alpha",
     "noise.noise_offset": 0.05,
+    "noise.ip_noise_gamma": 0.1,
+    "noise.min_timestep": 100,
+    "noise.max_timestep": 900,
+    "noise.zero_terminal_snr": "on",
     "loss.prior_loss_weight": 0.0,
     "save.output_dir": "/out",
     "save.output_name": "くま_v1",
@@ -119,6 +128,38 @@ def test_all_that_both_know_at_once_comes_back(tmp_path, kind):
 def test_each_setting_comes_back(tmp_path, kind, path):
     settings = base(**{path: BOTH_KNOW[path]})
     assert not differing(settings, there_and_back(settings, tmp_path, kind))
+
+
+TOGETHER = [
+    {"loss.loss_type": "smooth_l1", "loss.huber_schedule": "constant", "loss.huber_c": 0.3, "loss.huber_scale": 2.0},
+    {"loss.masked_loss": "folder", "dataset.mask_dir": "/x y/masks"},
+    {"noise.noise_offset": 0.1, "noise.noise_offset_random_strength": True, "noise.adaptive_noise_scale": -0.1},
+    {"noise.noise_offset_type": "multires", "noise.multires_noise_iterations": 8, "noise.multires_noise_discount": 0.7},
+    {"noise.noise_offset_type": "both", "noise.multires_noise_iterations": 8, "noise.noise_offset": 0.05},
+    {"noise.ip_noise_gamma": 0.05, "noise.ip_noise_gamma_random_strength": True},
+]
+"""Settings that mean something only with each other."""
+
+
+@pytest.mark.parametrize("changes", TOGETHER, ids=str)
+def test_settings_that_belong_together_come_back(tmp_path, kind, changes):
+    settings = base(**changes)
+    assert not differing(settings, there_and_back(settings, tmp_path, kind))
+
+
+def test_sd_scripts_is_not_given_noise_that_was_not_chosen():
+    settings = base(**{"noise.noise_offset": 0.05, "noise.multires_noise_iterations": 8})
+    assert "multires_noise_iterations" not in tomllib.loads(to_scripts(settings).text)
+    other = with_values(settings, {"noise.noise_offset_type": "multires"})
+    assert "noise_offset" not in tomllib.loads(to_scripts(other).text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("loss.prior_preservation", 1.0), ("loss.unmasked_weight", 0.1), ("noise.zero_terminal_snr", "off")],
+)
+def test_what_kohya_does_not_have_is_told(path, value):
+    assert path in {entry.key for entry in to_gui(base(**{path: value})).entries}
 
 
 @pytest.mark.parametrize("name", unions_of()["optimizer"])

@@ -465,3 +465,62 @@ def test_commands_and_files_agree():
     options = {"network_dim": 8, "learning_rate": 1e-4, "network_module": "networks.lora", "max_train_epochs": 3}
     line = "accelerate launch train_network.py " + " ".join(f"--{k}={v}" for k, v in options.items())
     assert import_command(line, "x", nothing).settings == scripts(**options).settings
+
+
+# ---- loss and noise --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"noise_offset": 0.1}, "original"),
+        ({"multires_noise_iterations": 6}, "multires"),
+        ({"noise_offset": 0.1, "multires_noise_iterations": 6}, "both"),
+    ],
+)
+def test_sd_scripts_uses_every_kind_of_noise_that_has_a_value(options, kind):
+    run = scripts(**options).settings.noise
+    assert run.noise_offset_type == kind
+    assert (run.noise_offset, run.multires_noise_iterations) == (
+        options.get("noise_offset"),
+        options.get("multires_noise_iterations"),
+    )
+
+
+def test_the_gui_uses_the_kind_of_its_menu_and_what_is_passed_by_it():
+    told = gui(noise_offset_type="Multires", noise_offset=0.1, multires_noise_iterations=6)
+    assert (told.settings.noise.noise_offset_type, told.settings.noise.noise_offset) == ("multires", None)
+    assert entry(told, "noise_offset").group == "no_effect"
+    told = gui(noise_offset=0.1, additional_parameters="--multires_noise_iterations=6")
+    assert told.settings.noise.noise_offset_type == "both"
+
+
+@pytest.mark.parametrize(
+    ("options", "masked"),
+    [
+        ({"alpha_mask": True}, "alpha"),
+        ({"masked_loss": True, "conditioning_data_dir": "/m"}, "folder"),
+        ({"masked_loss": True, "conditioning_data_dir": "/m", "alpha_mask": True}, "folder"),
+        ({"masked_loss": True}, "off"),
+        ({"conditioning_data_dir": "/m"}, "off"),
+    ],
+)
+def test_masks_come_along_as_sd_scripts_would_use_them(options, masked):
+    told = scripts(**options)
+    assert told.settings.loss.masked_loss == masked
+    assert told.settings.dataset.mask_dir == (Path("/m") if masked == "folder" else None)
+    if options == {"masked_loss": True}:
+        assert entry(told, "masked_loss").group == "different"
+
+
+def test_zero_terminal_snr_is_on_or_what_the_model_says():
+    assert scripts(zero_terminal_snr=True).settings.noise.zero_terminal_snr == "on"
+    assert scripts(zero_terminal_snr=False).settings.noise.zero_terminal_snr == "auto"
+    assert gui(additional_parameters="--zero_terminal_snr").settings.noise.zero_terminal_snr == "on"
+
+
+def test_the_parts_of_a_huber_loss_count_only_with_one():
+    huber = {"huber_schedule": "exponential", "huber_c": 0.3, "huber_scale": 2.0}
+    run = gui(loss_type="huber", **huber).settings.loss
+    assert (run.huber_schedule, run.huber_c, run.huber_scale) == ("exponential", 0.3, 2.0)
+    assert entry(gui(**huber), "huber_c").group == "no_effect"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_files, rules_optimizer
+from lora_core.settings.kohya import rules, rules_files, rules_loss, rules_optimizer
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import REPLACED_BY_FILE, not_here, pointing_at
 from lora_core.settings.kohya.draft import Draft
@@ -41,7 +41,9 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules_optimizer.schedule,
     rules.seed,
     rules.precision,
-    rules.noise,
+    rules_loss.noise,
+    rules_loss.masks,
+    rules_loss.zero_terminal_snr,
     rules_files.model,
     rules_files.image_folders,
     rules_files.caches,

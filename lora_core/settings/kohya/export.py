@@ -29,6 +29,9 @@ _OWN_WAY = {
     "optimizer.relative_step",
     "optimizer.args",
     "schedule.warmup",
+    "loss.masked_loss",
+    "noise.noise_offset_type",
+    "noise.zero_terminal_snr",
     "train.epochs",
     "train.max_train_steps",
     "train.learning_rate",
@@ -58,7 +61,7 @@ _TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_e
 
 _IN_NETWORK_ARGS = frozenset(
     key for key, row in ROWS.items() if row.scripts is ABSENT and row.topic in ("", "algorithm", "loraplus", "blocks")
-) - {"lr_warmup", "epoch", "additional_parameters", "LoRA_type"}
+) - {"lr_warmup", "noise_offset_type", "epoch", "additional_parameters", "LoRA_type"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ def to_gui(settings: RunSettings) -> Exported:
     stopped = train.max_train_steps is not None
     found |= {"epoch": train.epochs, "max_train_epochs": 0 if stopped else train.epochs}
     found |= {"max_train_steps": train.max_train_steps or 0}
-    extra = []
+    kind = settings.noise.noise_offset_type
+    found["noise_offset_type"] = "Multires" if kind == "multires" else "Original"
+    extra = _multires(found) if kind == "both" else []
     for key, value in found.items():
         if ROWS[key].gui is ABSENT or _is_lost(key, value):
             extra += _option(key, value)
@@ -103,6 +108,9 @@ def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Expor
         values["lr_warmup_steps"] = min(warmup / 100, 0.999999)
     values |= {"unet_lr": train.unet_lr, "network_train_unet_only": not train.train_text_encoder}
     values["text_encoder_lr"] = train.text_encoder_lr if train.train_text_encoder else None
+    kind = found.pop("noise_offset_type")
+    found |= {"multires_noise_iterations": None} if kind == "original" else {}
+    found |= {"noise_offset": None} if kind == "multires" else {}
     limit = "max_train_epochs" if train.max_train_steps is None else "max_train_steps"
     values[limit] = train.max_train_steps or train.epochs
     within = {key: found.pop(key) for key in sorted(_IN_NETWORK_ARGS & found.keys())}
@@ -164,6 +172,9 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("network.algo", algorithm, "algorithm")
     yield "LoRA_type", kind or "Standard"
     yield "dora_wd", algorithm == "dora"
+    yield from _loss_and_noise(settings)
+    if settings.noise.zero_terminal_snr == "off":
+        left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield "warmup", getattr(settings.schedule, "warmup", 0.0)
@@ -181,6 +192,20 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("train.epochs", settings.train.epochs, "epochs")
     if settings.save.resume is not None:
         left_out("save.resume", settings.save.resume, "resume")
+
+
+def _loss_and_noise(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """What is one setting here and several switches there."""
+    yield "masked_loss", settings.loss.masked_loss == "folder"
+    yield "alpha_mask", settings.loss.masked_loss == "alpha"
+    yield "zero_terminal_snr", settings.noise.zero_terminal_snr == "on"
+    yield "noise_offset_type", settings.noise.noise_offset_type
+
+
+def _multires(found: dict[str, Any]) -> list[str]:
+    """Multires noise beside a noise offset: the GUI passes on one of the two, so this one goes past it."""
+    keys = ("multires_noise_iterations", "multires_noise_discount")
+    return [word for key in keys for word in _option(key, found.pop(key))]
 
 
 def _optimizer(settings: RunSettings) -> str:

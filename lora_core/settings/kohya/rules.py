@@ -1,4 +1,4 @@
-"""Keys that belong together or mean something else here: families, network, learning rates, length, noise and seed."""
+"""Keys that belong together or mean something else here: families, network, learning rates, length and seed."""
 
 import math
 from collections.abc import Mapping
@@ -204,13 +204,6 @@ def precision(draft: Draft) -> None:
         draft.mapped("mixed_precision", "train.mixed_precision", wanted)
     else:
         draft.unsupported("mixed_precision", "todo.fp8")
-
-
-def noise(draft: Draft) -> None:
-    """The kind of noise only says which of the other keys count."""
-    if draft.has_field_for("noise_offset_type"):
-        return
-    draft.idle("noise_offset_type", "why.chooses_noise")
 
 
 def plain(draft: Draft, key: str, path: str) -> None:
