@@ -207,14 +207,48 @@ def test_warm_up_with_a_schedule_without_one_is_told(schedule):
     assert entry(told, "lr_warmup").reason == "why.constant_warmup"
 
 
-def test_warm_up_is_a_part_of_the_run():
+def test_warm_up_in_percent_and_in_steps():
     assert gui(lr_warmup=5).settings.schedule.warmup == 5
-    assert gui(lr_warmup_steps=160).settings.schedule.warmup == 10
+    assert gui(lr_warmup_steps=160).settings.schedule.warmup_steps == 160
     cosine = {"lr_scheduler": "cosine"}
     assert scripts(**cosine, lr_warmup_steps=0.05).settings.schedule.warmup == 5
-    assert scripts(**cosine, lr_warmup_steps=100, max_train_steps=400).settings.schedule.warmup == 25
-    unknown = scripts(**cosine, lr_warmup_steps=100, max_train_epochs=4)
-    assert entry(unknown, "lr_warmup_steps").group == "unsupported"
+    assert scripts(**cosine, lr_warmup_steps=100, max_train_steps=400).settings.schedule.warmup_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_min_lr_ratio": 0.3}, {"min_lr_ratio": 0.3}),
+        ({"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_args": ["min_lr_rate=0.2"]}, {"min_lr_ratio": 0.2}),
+        ({"lr_scheduler": "inverse_sqrt", "lr_scheduler_timescale": 900}, {"timescale": 900}),
+        ({"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 0.25}, {"decay": 25, "decay_steps": None}),
+        ({"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 300}, {"decay_steps": 300}),
+        ({"lr_scheduler": "warmup_stable_decay"}, {"decay_steps": 0, "min_lr_ratio": 0.0}),
+        (
+            {"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules=1:10,0.1"]},
+            {"step_rules": "1:10,0.1"},
+        ),
+        ({"lr_scheduler_type": "some.package.RexLR"}, {"name": "rex"}),
+        ({"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler": "constant"}, {"name": "cosine"}),
+    ],
+)
+def test_schedules_with_their_arguments(given, expected):
+    schedule = scripts(**given).settings.schedule
+    assert {name: getattr(schedule, name) for name in expected} == expected
+
+
+def test_a_schedule_class_that_is_not_here_is_told():
+    told = scripts(lr_scheduler_type="some.package.Sine", lr_scheduler_args=["waves=3"])
+    assert entry(told, "lr_scheduler_type").group == "unsupported"
+    assert entry(told, "lr_scheduler_args").group == "unsupported"
+
+
+def test_the_end_of_the_text_encoder_and_weights_in_bf16_come_along():
+    told = gui(stop_text_encoder_training=30, full_bf16=True, flux1_cache_text_encoder_outputs_to_disk=True)
+    train = told.settings.train
+    assert (train.stop_text_encoder_training, train.adapter_precision) == (30, "bf16")
+    assert train.cache_text_encoder_outputs == "disk"
+    assert gui().settings.train.stop_text_encoder_training is None
 
 
 def test_alpha_against_rank():
@@ -231,9 +265,16 @@ def test_alpha_against_rank():
         ("DAdaptation", "DAdaptAdam", ""),
         ("DAdaptAdam", "DAdaptAdam", ""),
         ("adamw8bit", "AdamW8bit", ""),
-        ("DAdaptLion", "custom", "dadaptation.DAdaptLion"),
+        ("DAdaptLion", "DAdaptLion", ""),
+        ("DAdaptAdanIP", "DAdaptAdanIP", ""),
+        ("bitsandbytes.optim.AdEMAMix8bit", "AdEMAMix8bit", ""),
+        ("bitsandbytes.optim.PagedAdEMAMix8bit", "PagedAdEMAMix8bit", ""),
+        ("pytorch_optimizer.CAME", "CAME", ""),
+        ("prodigyplus.ProdigyPlusScheduleFree", "ProdigyPlusScheduleFree", ""),
+        ("prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree", "ProdigyPlusScheduleFree", ""),
+        ("schedulefree.RAdamScheduleFree", "RAdamScheduleFree", ""),
         ("some_package.Fast", "custom", "some_package.Fast"),
-        ("SGDNesterov", "custom", "torch.optim.SGD"),
+        ("SGDNesterov", "SGDNesterov", ""),
     ],
 )
 def test_optimizers_by_their_names(written, name, path):
