@@ -214,6 +214,13 @@ def test_batches_mix_neither_buckets_nor_datasets(four):
         assert len(batch) <= (2 if samples[batch[0]].subset.dataset == 1 else 4)
 
 
+def test_a_datasets_own_batch_size_is_that_of_one_process(four):
+    settings = settings_of(four)
+    settings.launch.processes = 3
+    plan = plan_of_scan(scan(settings.dataset), settings)
+    assert [dataset.batch_size for dataset in plan.datasets] == [6, 12]
+
+
 def test_steps_per_epoch(four):
     """Dataset 1: 24 samples of one bucket in twos; dataset 2: 3 wide and 4 small pictures in fours."""
     settings = settings_of(four)
