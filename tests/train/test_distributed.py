@@ -220,7 +220,7 @@ def started(base, tmp_path):
         process.wait()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -242,7 +242,7 @@ def test_the_command_line_trains_with_two_processes(base, tmp_path):
     file = save_settings(with_values(base, values), tmp_path / "settings.toml")
     environment = {**os.environ, "KUMAKOBO_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "lora_core", "train", str(file)]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 processes × batch size 2 = 4 images at a time" in done.stdout
     assert done.stdout.count("Finished after") == 1  # one voice for all
