@@ -12,6 +12,7 @@ from lora_core.settings.network import (
     LokrSettings,
     LoraSettings,
     NetworkSettings,
+    OftSettings,
 )
 from lora_core.settings.noise import NoiseSettings
 from lora_core.settings.optimizer import FINDS_ITS_OWN_RATE, OptimizerSettings, parse_args
@@ -36,6 +37,7 @@ __all__ = [
     "ModelSettings",
     "NetworkSettings",
     "NoiseSettings",
+    "OftSettings",
     "OptimizerSettings",
     "RunSettings",
     "SampleSettings",

@@ -10,22 +10,22 @@ AT_ONCE = 256
 """Latents sent in one message: some 100 MB at 1024 pixels."""
 
 
-def filling(team: Team, cache: LatentCache, samples: Sequence[Sample], *, flip: bool) -> Iterator[tuple[int, int]]:
+def filling(team: Team, cache: LatentCache, samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
     """Like LatentCache.filling. What is kept in memory is then told to all; on disk, a machine's processes share.
 
     Progress is this process's own, taken for all.
     """
     if team.alone:
-        yield from cache.filling(samples, flip=flip)
+        yield from cache.filling(samples)
         return
     in_memory = isinstance(cache.store, MemoryStore)
     part, parts = (team.rank, team.size) if in_memory else (team.place.local_rank, team.place.local_size)
-    total = len(entries_of(samples, flip=flip))
-    for done, _ in cache.filling(share_of(samples, part, parts), flip=flip):
+    total = len(entries_of(samples))
+    for done, _ in cache.filling(share_of(samples, part, parts)):
         yield min(done * parts, total), total
     if in_memory:
         for source in range(team.size):
-            _tell(team, cache, share_of(samples, source, team.size), source, flip=flip)
+            _tell(team, cache, share_of(samples, source, team.size), source)
     team.meet()
     yield total, total
 
@@ -37,9 +37,9 @@ def share_of(samples: Sequence[Sample], part: int, parts: int) -> list[Sample]:
     return [sample for sample in samples if (sample.image.path, sample.placement) in own]
 
 
-def _tell(team: Team, cache: LatentCache, samples: Sequence[Sample], source: int, *, flip: bool) -> None:
+def _tell(team: Team, cache: LatentCache, samples: Sequence[Sample], source: int) -> None:
     """One process's latents for the memory of the others."""
-    entries = entries_of(samples, flip=flip)
+    entries = entries_of(samples)
     for first in range(0, len(entries), AT_ONCE):
         some = entries[first : first + AT_ONCE]
         latents = [cache.get(entry) for entry in some] if team.rank == source else []
