@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from app.family import family_line
 from app.form import Values, for_component, read, read_legal
 from app.i18n import say
 from lora_core.checks import effective_scale, has_no_rank
@@ -164,17 +165,6 @@ def plan_html(plan: Plan | None, language: Language) -> str:
     return f'<div class="kb-plan">{lines}</div>'
 
 
-def steps_html(look: Look, language: Language) -> str:
-    """The footer's short form: "360 steps · 18 images · 2 epochs"."""
-    plan = look.found.plan
-    if plan is None or not plan.total_steps:
-        return ""
-    images = say("steps.images", language, images=plan.train_images)
-    steps = say("steps.steps", language, steps=plan.total_steps)
-    epochs = say("steps.epochs" if plan.epochs != 1 else "steps.epoch_one", language, epochs=plan.epochs)
-    return f'<span class="kb-steps"><b>{escape(steps)}</b> <span>{escape(images)} · {escape(epochs)}</span></span>'
-
-
 def scale_html(look: Look, language: Language) -> str:
     """alpha / rank, spelled out; it is what people get wrong."""
     network = look.settings.network
@@ -233,7 +223,7 @@ def model_html(look: Look, language: Language) -> str:
             return _card("model.hub", language, "ok", name=base)
         words = kind_words(kind, language)
         name = say("model.built_in", language) if base == BUILT_IN else kind.path.name
-        return _model_card("ok", name, words)
+        return _model_card("ok", name, words) + family_line(look.settings, language)
     except UserError as error:
         detail = ""
         if base != BUILT_IN and not is_hub_name(base):

@@ -4,14 +4,18 @@ One small function a rule; ``COMBINATIONS`` lists them all. Limits of single fie
 depends on this machine is in lora_core/preflight.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from lora_core import launch_checks
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
+from lora_core.i18n import Language, text
 from lora_core.selection import rates_differ
 from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
+from lora_core.settings.applies import APPLIES, applies, conditions
+from lora_core.settings.fields import default_of, label, values_of
 from lora_core.settings.optimizer import ONE_RATE_FOR_ALL, SCHEDULE_FREE
 
 Found = Iterator[Problem]
@@ -20,6 +24,7 @@ Found = Iterator[Problem]
 def combination_problems(settings: RunSettings) -> list[Problem]:
     """All findings, errors first. An error keeps the run from starting; most carry a fix."""
     found = [problem for rule in COMBINATIONS for problem in rule(settings)]
+    found += without_effect(settings, {problem.path for problem in found})
     return sorted(found, key=lambda problem: problem.severity != "error")
 
 
@@ -361,6 +366,25 @@ def resolution_without_buckets(settings: RunSettings) -> Found:
         near = ",".join(str(max(16, side // _CELL * _CELL)) for side in sides(dataset.resolution))
         values = {"resolution": dataset.resolution, "near": near}
         yield _error("dataset.resolution", "checks.resolution_cells", {"dataset.resolution": near}, **values)
+
+
+@dataclass(frozen=True)
+class NoEffect(Problem):
+    """A setting that was changed and counts for nothing; its sentence names others, in the reader's language."""
+
+    def message(self, language: Language = "en") -> str:
+        names = {"label": label(self.path, language), "conditions": conditions(self.path, language)}
+        return text(self.key, language, **names)
+
+
+def without_effect(settings: RunSettings, named: Collection[str]) -> Found:
+    """What was turned on and does nothing; not what another rule has ``named``, nor numbers of what is off anyway."""
+    values = values_of(settings)
+    for path in [path for path in APPLIES if path in values and path not in named]:
+        default = default_of(path, values)
+        if not default and values[path] != default and not applies(path, values):
+            english = {"label": label(path), "conditions": conditions(path, "en")}
+            yield NoEffect(path, "checks.no_effect", english, "warning", {path: default})
 
 
 _LONGEST_NAME = 180

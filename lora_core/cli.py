@@ -77,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     kohya.add_argument("-o", "--output", type=Path, metavar="FILE", help=text("cli.kohya.output", says))
     kohya.add_argument("--force", action="store_true", help=text("cli.kohya.force", says))
 
+    presets = commands.add_parser("presets", help=text("cli.presets", says), description=text("cli.presets", says))
+    presets.set_defaults(run=run_presets)
+
     doctor = commands.add_parser("doctor", help=text("cli.doctor", says), description=text("cli.doctor", says))
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
@@ -125,6 +128,23 @@ def run_kohya(arguments: argparse.Namespace) -> int:
     from lora_core.settings.kohya.console import run
 
     return run(arguments, language())
+
+
+def run_presets(arguments: argparse.Namespace) -> int:
+    """List the presets by the name that --preset takes, with title and purpose."""
+    from lora_core.settings.presets import list_own, list_presets, own_folder
+
+    says = language()
+    own, wrong = list_own()
+    built_in = text("cli.presets.built_in", says), list_presets()
+    for heading, presets in (built_in, (text("cli.presets.own", says, folder=own_folder()), own)):
+        if presets:
+            lines = [f"  {p.name}\n      {p.title(says)}. {p.purpose(says)}".rstrip(". ") for p in presets]
+            print("\n".join([heading, *lines, ""]))
+    for error in wrong:
+        print(error.message(says), file=sys.stderr)
+    print(text("cli.presets.use", says))
+    return 0
 
 
 def with_preset(settings, name: str):

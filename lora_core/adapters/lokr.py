@@ -16,26 +16,11 @@ from lora_core.adapters.base import Adapter, Dropout, Part
 from lora_core.adapters.keys import ALPHA, key
 from lora_core.adapters.lora import has_kernel, kaiming, product_norm
 from lora_core.errors import UserError
+from lora_core.factors import factorization
 from lora_core.settings import LokrSettings
 
 W1, W1_A, W1_B = "lokr_w1", "lokr_w1_a", "lokr_w1_b"
 W2, W2_A, W2_B = "lokr_w2", "lokr_w2_a", "lokr_w2_b"
-
-
-def factorization(dimension: int, factor: int | None) -> tuple[int, int]:
-    """Two numbers, the smaller one first, whose product is the dimension, by LyCORIS' rule.
-
-    The factor itself where it divides the dimension, else the pair with the smallest sum whose first number is not
-    above the factor; None: no such limit.
-
-    >>> factorization(320, None), factorization(320, 8), factorization(250, 4), factorization(127, 16)
-    ((16, 20), (8, 40), (2, 125), (1, 127))
-    """
-    if factor is not None and dimension % factor == 0:
-        return min(factor, dimension // factor), max(factor, dimension // factor)
-    # The sum falls as the first number grows up to the square root.
-    divisors = [m for m in range(1, int(dimension**0.5) + 1) if dimension % m == 0 and m <= (factor or dimension)]
-    return divisors[-1], dimension // divisors[-1]
 
 
 class Sides(NamedTuple):
