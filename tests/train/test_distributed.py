@@ -100,15 +100,28 @@ def dotted(**changes) -> dict:
     return {name.replace("__", "."): value for name, value in changes.items()}
 
 
+BATCH_WIDE = dotted(
+    noise__noise_offset_type="both",
+    noise__multires_noise_iterations=3,
+    noise__noise_offset=0.1,
+    noise__ip_noise_gamma=0.1,
+    loss__loss_type="huber",
+    loss__prior_preservation=0.5,
+    train__ema_decay=0.9,
+)
+"""Noise that is measured over the batch, draws for the whole of it, a second prediction, an average of the weights."""
+
+
 @pytest.mark.parametrize(
     ("processes", "each", "changes"),
     [
         (2, 2, {}),
         (2, 1, dotted(train__gradient_accumulation_steps=3, noise__noise_offset=0.1)),
         (2, 2, dotted(dataset__cache_latents="off", dataset__random_crop=True, train__train_text_encoder=False)),
+        (2, 1, BATCH_WIDE),
         (3, 1, dotted(dataset__cache_latents="disk", dataset__flip_aug=True, loss__min_snr_gamma=5.0)),
     ],
-    ids=["buckets", "accumulation", "no cache", "three, disk cache"],
+    ids=["buckets", "accumulation", "no cache", "noise of a whole batch", "three, disk cache"],
 )
 def test_equal_to_one_process_with_a_larger_batch(base, tmp_path, processes, each, changes):
     cache = {"dataset.cache_dir": tmp_path / "cache"}
