@@ -211,12 +211,17 @@ def _sized(network: NetworkSettings, name: str, own: Mapping[str, Mapping[str, f
     """The settings with a layer's own sizes; alpha keeps its ratio to the rank unless it is given."""
     if not any(name in own[field] for field in VALUES[:-1]):
         return network
-    sizes = []
-    for ranks, alphas in (VALUES[0:2], VALUES[2:4]):
-        usual, alpha = _own(ranks, network), _own(alphas, network)
-        rank = own[ranks].get(name) or usual
-        sizes += [int(rank), own[alphas].get(name) or alpha * rank / usual]
-    return network.sized(*sizes)
+    rank, alpha = _size(network, name, own, *VALUES[0:2])
+    conv_rank, conv_alpha = _size(network, name, own, *VALUES[2:4])
+    return network.sized(rank, alpha, conv_rank, conv_alpha)
+
+
+def _size(
+    network: NetworkSettings, name: str, own: Mapping[str, Mapping[str, float]], ranks: str, alphas: str
+) -> tuple[int, float]:
+    usual, alpha = _own(ranks, network), _own(alphas, network)
+    rank = own[ranks].get(name) or usual
+    return int(rank), own[alphas].get(name) or alpha * rank / usual
 
 
 def rates_differ(settings: RunSettings) -> bool:

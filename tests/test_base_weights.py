@@ -15,7 +15,10 @@ from lora_core.errors import UserError
         (" \n", []),
         ("a.safetensors", [("a.safetensors", 1.0)]),
         ("a.safetensors:0.8, b.safetensors", [("a.safetensors", 0.8), ("b.safetensors", 1.0)]),
-        ("/x/クマ 1, 2.safetensors : -0.5\n/y/b.SAFETENSORS", [("/x/クマ 1, 2.safetensors", -0.5), ("/y/b.SAFETENSORS", 1.0)]),
+        (
+            "/x/クマ 1, 2.safetensors : -0.5\n/y/b.SAFETENSORS",
+            [("/x/クマ 1, 2.safetensors", -0.5), ("/y/b.SAFETENSORS", 1.0)],
+        ),
         ("C:/lora/a.safetensors:2;D:/b.safetensors", [("C:/lora/a.safetensors", 2.0), ("D:/b.safetensors", 1.0)]),
         ('"/x y/a.safetensors":0.25', [("/x y/a.safetensors", 0.25)]),
     ],

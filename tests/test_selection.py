@@ -139,7 +139,9 @@ def test_convolutions_have_sizes_of_their_own():
     own = network("locon", rank=8, alpha=8.0, conv_rank=4, conv_alpha=2.0, block_conv_ranks="MID=2, OUT=0")
     every = known_names(settings(algo="locon", conv_rank=4))
     found = select(every, own, "sd1")
-    sizes = {block_of(n, "sd1"): (c.settings.conv_rank, c.settings.conv_alpha, c.settings.rank) for n, c in found.items()}
+    sizes = {
+        block_of(n, "sd1"): (c.settings.conv_rank, c.settings.conv_alpha, c.settings.rank) for n, c in found.items()
+    }
     assert sizes["MID"] == (2, 1.0, 8)
     assert sizes["IN01"] == (4, 2.0, 8)
     assert not any(block.startswith("OUT") for block in sizes)
@@ -168,7 +170,9 @@ def test_a_convolution_rank_brings_in_the_residual_blocks_and_nothing_else():
     assert all("_resnets_" in name or "samplers_" in name for name in added)
     more = set(known_names(settings("sdxl", "locon"))) - set(known_names(settings("sdxl")))
     assert more
-    assert not any(part in name for name in more for part in ("time_embed", "label_emb", "input_blocks_0_0", "unet_out_"))
+    assert not any(
+        part in name for name in more for part in ("time_embed", "label_emb", "input_blocks_0_0", "unet_out_")
+    )
 
 
 def test_patterns_are_parted_by_commas_and_lines():

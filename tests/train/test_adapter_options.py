@@ -38,7 +38,7 @@ def of(settings, way):  # noqa: F811
 
 @pytest.mark.parametrize("way", WAYS)
 def test_stopped_and_resumed_it_ends_with_the_file_of_an_unbroken_run(settings, tmp_path, way):  # noqa: F811
-    settings = of(settings, way)  # noqa: F811
+    settings = of(settings, way)
     whole = events_of(settings)
     assert isinstance(whole[-1], RunFinished)
     assert only(whole, StepDone)[-1].loss < 10
@@ -60,7 +60,7 @@ def test_a_run_says_the_rates_that_count(settings):  # noqa: F811
 
 
 def test_the_file_of_pissa_is_a_lora_of_twice_the_rank(settings):  # noqa: F811
-    settings = of(settings, "pissa")  # noqa: F811
+    settings = of(settings, "pissa")
     events_of(settings)
     state = load_file(final(settings))
     assert {t.shape[0] for key, t in state.items() if key.endswith("lora_down.weight")} == {4}
@@ -68,7 +68,7 @@ def test_the_file_of_pissa_is_a_lora_of_twice_the_rank(settings):  # noqa: F811
 
 
 def test_another_choice_of_layers_can_not_be_resumed(settings, tmp_path):  # noqa: F811
-    settings = changed(settings, save={"save_state": True})  # noqa: F811
+    settings = changed(settings, save={"save_state": True})
     events_of(settings, At(step4=Stop()))
     state = next(settings.save.output_dir.glob("*-state"))
     other = changed(settings, network={"exclude": "attn1"})

@@ -52,7 +52,5 @@ def test_the_chart_shows_one_line_for_a_part_whatever_its_blocks_do():
         assert rates[id(adapter.up)] == pytest.approx(2e-3 * adapter.rate)
     shown = current_rates(torch.optim.AdamW(groups))
     highest = max(adapter.rate for adapter in made.of("unet"))
-    assert shown == pytest.approx(
-        {"text_encoder": 1e-5, "unet": 1e-3 * highest, "unet up": 2e-3 * highest}
-    )
+    assert shown == pytest.approx({"text_encoder": 1e-5, "unet": 1e-3 * highest, "unet up": 2e-3 * highest})
     assert len(groups) < 2 * 26
