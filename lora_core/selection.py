@@ -75,7 +75,7 @@ def known_names(settings: RunSettings) -> tuple[str, ...]:
     family, network = settings.model.family, settings.network
     layers, targets = known.layers(family), known.default_targets(family)
     inside = {name for name in layers if network.convolutions and _beside_attention(name, family)}
-    names = [name for name in layers if name in targets or name in inside]
+    names = [name for name in layers if name in targets or name in inside or block_of(name, family) == "CLIP"]
     text = settings.train.train_text_encoder
     return tuple(name for name in names if text or not name.startswith("lora_te"))
 

@@ -89,7 +89,8 @@ class Oft(Adapter):
 
     def turn(self) -> Tensor:
         """(K, S, S) R - I, float32; exactly zero for zero blocks. (I + Q)(I - Q)^-1 - I = (I - Q)^-1 2 Q."""
-        q = self._limited(self.blocks - self.blocks.transpose(1, 2))
+        blocks = self.blocks.float()
+        q = self._limited(blocks - blocks.transpose(1, 2))
         return torch.linalg.solve(torch.eye(q.shape[-1], device=q.device) - q, 2 * q)
 
     def stored(self) -> dict[str, nn.Parameter]:

@@ -15,7 +15,7 @@ from lora_core.io.hashes import legacy_model_hash, model_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
 NO_FILE = "NOFILE"
 """What sd-scripts writes for the hash of a model that is a folder."""
 DENOISER = "unet"
@@ -31,6 +31,8 @@ class ModelSource:
     path: Path
     vae: Path | None = None
     """The separate VAE, if one was given."""
+    variant: str = ""
+    """Tells models of one family apart where their LoRAs say so: "schnell" beside FLUX.1's usual "dev"."""
 
     @cached_property
     def legacy_hash(self) -> str:

@@ -9,11 +9,21 @@ import json
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import UserError
+from lora_core.io.base_models import BaseModel, base_model, told_of_flow, told_of_the_model
 from lora_core.io.headers import read_header
-from lora_core.settings import LokrSettings, NetworkSettings, OptimizerSettings, RunSettings, sides
+from lora_core.settings import (
+    LokrSettings,
+    LossSettings,
+    NetworkSettings,
+    NoiseSettings,
+    OptimizerSettings,
+    RunSettings,
+    sides,
+)
+from lora_core.train.schedules import warmup_steps
 
 if TYPE_CHECKING:
     from lora_core.families.base import ModelSource
@@ -30,7 +40,8 @@ def training_metadata(
     dataset: dict[str, str],
     seed: int,
     precision: str,
-    prediction_type: Literal["epsilon", "v_prediction"],
+    prediction_type: str,
+    zero_terminal_snr: bool = False,
     started_at: float,
     finished_at: float,
     steps: int,
@@ -41,6 +52,7 @@ def training_metadata(
     ``dataset`` holds the ss_* entries about folders, tags and buckets; ``steps`` and ``epoch`` count what is done.
     Times are seconds since 1970.
     """
+    base = base_model(settings.model, prediction_type, source.variant)
     values = {
         "ss_session_id": session_id(started_at, seed),
         "ss_training_started_at": started_at,
@@ -49,12 +61,16 @@ def training_metadata(
         "ss_epoch": epoch,
         "ss_seed": seed,
         "ss_mixed_precision": precision,
-        **_network(settings.network),
+        **_network(settings.network, base.network_module),
         **_training(settings, plan),
-        **_model(settings, source, prediction_type),
+        **_loss_and_noise(settings.loss, settings.noise),
+        "ss_zero_terminal_snr": zero_terminal_snr,
+        **_model(settings, source, base),
         **_data(settings),
     }
-    spec = _modelspec(settings, prediction_type, finished_at)
+    if "ss_datasets" in dataset:
+        values = {key: value for key, value in values.items() if key not in IN_FOLDER_MODE}
+    spec = _modelspec(settings, base, prediction_type, finished_at)
     return {
         **{key: str(value) for key, value in values.items()},
         **dataset,
@@ -102,7 +118,7 @@ def session_id(started_at: float, seed: int) -> int:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def _network(network: NetworkSettings) -> dict[str, Any]:
+def _network(network: NetworkSettings, module: str) -> dict[str, Any]:
     """As sd-scripts writes it for its own networks and for those of LyCORIS. alpha is the one in the file."""
     dropout = getattr(network, "network_dropout", 0.0)
     rank, alpha = network.rank_and_alpha(kernel=False)
@@ -114,7 +130,7 @@ def _network(network: NetworkSettings) -> dict[str, Any]:
     args |= {name: getattr(network, option, None) for name, option in _LORA_PLUS.items()}
     args |= {"dropout": dropout, "rank_dropout": network.rank_dropout, "module_dropout": network.module_dropout}
     return {
-        "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else "networks.lora",
+        "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else module,
         "ss_network_dim": "Dynamic" if network.dim_from_weights else rank,
         "ss_network_alpha": "Dynamic" if network.dim_from_weights else alpha,
         "ss_network_dropout": dropout or None,
@@ -153,7 +169,9 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
 
 def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
     train = settings.train
-    text_encoder_lr = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    text_encoder_lr: Any = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    if train.train_text_encoder and settings.model.family == "sdxl":
+        text_encoder_lr = [text_encoder_lr, train.text_encoder_2_lr or text_encoder_lr]
     return {
         "ss_output_name": settings.save.output_name,
         "ss_training_comment": settings.save.comment or None,
@@ -162,7 +180,7 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_text_encoder_lr": text_encoder_lr,
         "ss_optimizer": optimizer_text(settings.optimizer),
         "ss_lr_scheduler": settings.schedule.name,
-        "ss_lr_warmup_steps": int(plan.total_steps * getattr(settings.schedule, "warmup", 0) / 100),
+        "ss_lr_warmup_steps": warmup_steps(settings.schedule, plan.total_steps),
         "ss_max_train_steps": plan.total_steps,
         "ss_num_epochs": plan.epochs,
         "ss_num_batches_per_epoch": plan.batches_per_epoch,
@@ -171,11 +189,28 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_full_fp16": False,
         "ss_lowram": False,
-        "ss_noise_offset": settings.noise.noise_offset,
-        "ss_min_snr_gamma": settings.loss.min_snr_gamma,
-        "ss_loss_type": "l2",
-        "ss_zero_terminal_snr": False,
-        "ss_prior_loss_weight": settings.loss.prior_loss_weight,
+    }
+
+
+def _loss_and_noise(loss: LossSettings, noise: NoiseSettings) -> dict[str, Any]:
+    """As sd-scripts writes it; values of a kind of noise that was not used are None."""
+    offset = noise.noise_offset if noise.noise_offset_type != "multires" else None
+    iterations = noise.multires_noise_iterations if noise.noise_offset_type != "original" else None
+    return {
+        "ss_noise_offset": offset,
+        "ss_noise_offset_random_strength": offset is not None and noise.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": noise.adaptive_noise_scale if offset is not None else None,
+        "ss_multires_noise_iterations": iterations,
+        "ss_multires_noise_discount": noise.multires_noise_discount,
+        "ss_ip_noise_gamma": noise.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": noise.ip_noise_gamma_random_strength,
+        "ss_min_snr_gamma": loss.min_snr_gamma,
+        "ss_debiased_estimation": loss.debiased_estimation_loss,
+        "ss_loss_type": loss.loss_type,
+        "ss_huber_schedule": loss.huber_schedule,
+        "ss_huber_scale": loss.huber_scale,
+        "ss_huber_c": loss.huber_c,
+        "ss_prior_loss_weight": loss.prior_loss_weight,
     }
 
 
@@ -185,17 +220,16 @@ def optimizer_text(optimizer: OptimizerSettings) -> str:
     return f"{name}({','.join([f'weight_decay={optimizer.weight_decay}', *optimizer.args.split()])})"
 
 
-def _model(settings: RunSettings, source: "ModelSource", prediction_type: str) -> dict[str, Any]:
+def _model(settings: RunSettings, source: "ModelSource", base: BaseModel) -> dict[str, Any]:
     vae = {
         "ss_vae_name": source.vae_name,
         "ss_vae_hash": source.vae_legacy_hash,
         "ss_new_vae_hash": source.vae_sha256,
     }
     return {
-        "ss_v2": False,
-        "ss_base_model_version": "sd_v1" if prediction_type == "epsilon" else "sd_v1_v",
-        "ss_clip_skip": settings.model.clip_skip,
-        "ss_max_token_length": settings.model.max_token_length,
+        "ss_base_model_version": base.version,
+        **told_of_the_model(settings.model),
+        **told_of_flow(settings.model, settings.noise),
         "ss_sd_model_name": source.name,
         "ss_sd_model_hash": source.legacy_hash,
         "ss_new_sd_model_hash": source.sha256,
@@ -210,7 +244,7 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_cache_latents": data.cache_latents != "off",
         "ss_caption_dropout_rate": data.caption_dropout_rate,
         "ss_caption_dropout_every_n_epochs": data.caption_dropout_every_n_epochs or 0,
-        "ss_caption_tag_dropout_rate": 0.0,
+        "ss_caption_tag_dropout_rate": data.caption_tag_dropout_rate,
         "ss_face_crop_aug_range": None,
         "ss_batch_size_per_device": batch,
         "ss_total_batch_size": batch,
@@ -227,25 +261,49 @@ def _data(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _modelspec(settings: RunSettings, prediction_type: str, finished_at: float) -> dict[str, Any]:
+IN_FOLDER_MODE = (
+    "ss_batch_size_per_device",
+    "ss_total_batch_size",
+    "ss_resolution",
+    "ss_color_aug",
+    "ss_flip_aug",
+    "ss_random_crop",
+    "ss_shuffle_caption",
+    "ss_enable_bucket",
+    "ss_bucket_no_upscale",
+    "ss_min_bucket_reso",
+    "ss_max_bucket_reso",
+    "ss_keep_tokens",
+)
+"""What is left out, as in sd-scripts, when a dataset file is used: ``ss_datasets`` says it for each dataset."""
+
+
+def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, finished_at: float) -> dict[str, Any]:
     """Entries of Stability's model metadata standard 1.0.1; empty ones are left out."""
     save = settings.save
     return {
         "sai_model_spec": "1.0.1",
-        "architecture": "stable-diffusion-v1/lora",
-        "implementation": "diffusers",
+        "architecture": f"{base.architecture}/lora",
+        "implementation": base.implementation,
         "implementation_version": f"kumakobo/{program_version()}",
         "title": save.title or save.output_name,
         "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
-        "prediction_type": "epsilon" if prediction_type == "epsilon" else "v",
-        "encoder_layer": settings.model.clip_skip,
+        "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction_type),
+        "timestep_range": _timestep_range(settings.noise),
+        "encoder_layer": getattr(settings.model, "clip_skip", None),
         "author": save.author,
         "description": save.description,
         "license": save.license,
         "tags": save.tags,
         "trigger_phrase": settings.dataset.trigger_words,
     }
+
+
+def _timestep_range(noise: NoiseSettings) -> str | None:
+    """ "200,1000" where not all noise levels were trained."""
+    low, high = noise.min_timestep, noise.max_timestep
+    return None if (low, high) == (0, 1000) else f"{low},{high}"
 
 
 def _without_paths(value: Any) -> Any:

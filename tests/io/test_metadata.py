@@ -24,7 +24,8 @@ SETTINGS = RunSettings.model_validate(
         "model": {"base": f"{SECRET}/model.safetensors", "vae": f"{SECRET}/kl.vae.pt", "clip_skip": 2},
         "dataset": {"train_dir": f"{SECRET}/bears", "reg_dir": f"{SECRET}/reg", "resolution": "600,900"},
         "network": {"rank": 4, "alpha": 2, "network_dropout": 0.1},
-        "train": {"unet_lr": 2e-4, "train_text_encoder": False, "min_snr_gamma": 5},
+        "train": {"unet_lr": 2e-4, "train_text_encoder": False},
+        "loss": {"min_snr_gamma": 5},
         "save": {"output_dir": f"{SECRET}/out", "output_name": "usu", "author": "くま", "resume": f"{SECRET}/x-state"},
         "optimizer": {"name": "AdamW", "args": "betas=(0.9,0.99)"},
         "schedule": {"name": "cosine", "warmup": 10},
@@ -86,6 +87,7 @@ def metadata(settings=SETTINGS, **changes):
         name="model.safetensors",
         legacy_hash="0123abcd",
         sha256="f" * 64,
+        variant="",
         vae_name=None,
         vae_legacy_hash=None,
         vae_sha256=None,
@@ -145,6 +147,24 @@ def test_values_are_text_as_sd_scripts_writes_it():
 def test_velocity_models_are_told_apart():
     found = metadata(prediction_type="v_prediction")
     assert (found["ss_base_model_version"], found["modelspec.prediction_type"]) == ("sd_v1_v", "v")
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction_type", "version", "architecture", "module"),
+    [
+        ("sd1", "epsilon", "sd_v1", "stable-diffusion-v1/lora", "networks.lora"),
+        ("sd2", "epsilon", "sd_v2", "stable-diffusion-v2-512/lora", "networks.lora"),
+        ("sd2", "v_prediction", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "networks.lora"),
+        ("sdxl", "v_prediction", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "networks.lora"),
+        ("flux", "flow", "flux1", "flux-1-dev/lora", "networks.lora_flux"),
+    ],
+)
+def test_the_base_model_is_called_what_other_programs_call_it(family, prediction_type, version, architecture, module):
+    found = metadata(RunSettings.model_validate({"model": {"family": family}}), prediction_type=prediction_type)
+    names = "ss_base_model_version", "modelspec.architecture", "ss_network_module", "ss_v2"
+    assert [found[name] for name in names] == [version, architecture, module, str(family == "sd2")]
+    assert ("modelspec.prediction_type" in found) == (family != "flux")
+    assert ("ss_max_token_length" in found) == (family != "flux")
 
 
 def test_no_path_of_this_machine_is_passed_on():
