@@ -226,6 +226,8 @@ def _size(
 
 def rates_differ(settings: RunSettings) -> bool:
     """Whether blocks that are trained are to learn at rates of their own; False where that can't be told."""
+    if not settings.network.block_lrs:
+        return False
     family = settings.model.family
     try:
         found = values_of("block_lrs", known_names(settings), settings.network, family)
