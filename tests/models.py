@@ -233,7 +233,7 @@ def full_size_file(path: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.
         file.write(struct.pack("<Q", len(raw)) + raw)
         for key, shape in shapes.items():
             tensor = _plausible_weight(key, shape, generator)
-            file.write(tensor.to(dtype).view(torch.uint8).numpy().data)
+            file.write(tensor.to(dtype).reshape(-1).view(torch.uint8).numpy().data)
     return path
 
 
