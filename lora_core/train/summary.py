@@ -8,10 +8,19 @@ from lora_core.checks import effective_scale
 from lora_core.events import Warned, warned
 from lora_core.i18n import Language, text
 from lora_core.train.device import describe
+from lora_core.train.loss_weights import without_effect
 from lora_core.train.session import cut_captions
 
 if TYPE_CHECKING:
     from lora_core.train.session import Session
+
+
+_WITHOUT_EFFECT = {
+    "flow": "checks.flow_weights",
+    "epsilon": "checks.not_for_epsilon",
+    "v_prediction": "checks.not_for_velocity",
+}
+"""By what the model predicts, which is only known for sure when it is loaded."""
 
 
 def lines(session: "Session", language: Language) -> list[str]:
@@ -59,15 +68,20 @@ def lines(session: "Session", language: Language) -> list[str]:
 
 def warnings(session: "Session") -> Iterator[Warned]:
     """Things the person should know that do not stop the run."""
+    model = session.settings.model
     cut = cut_captions(session, session.data_facts.captions)
     if cut:
         caption, tokens = max(cut, key=lambda item: item[1])
         values = {
             "count": len(cut),
-            "limit": session.settings.model.max_token_length,
+            "limit": getattr(model, model.length_field),
             "caption": caption[:80],
             "tokens": tokens,
         }
-        yield warned("model.max_token_length", "train.captions_cut", values)
+        yield warned(f"model.{model.length_field}", "train.captions_cut", values)
+    for path in without_effect(session.settings.loss, session.noise):
+        yield warned(path, _WITHOUT_EFFECT[session.noise.prediction_type], {})
+    if getattr(session.noise, "zero_terminal_snr", False) and session.noise.prediction_type == "epsilon":
+        yield warned("noise.zero_terminal_snr", "checks.zero_snr_epsilon", {})
     for problem in session.data_facts.warnings:
         yield warned(problem.path, problem.key, problem.values)
