@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 STRENGTHS: Mapping[int, Sequence[float]] = {1: (0.0, 0.5, 1.0, 1.5), 2: (0.0, 1.0)}
 """Number of prompts -> strengths each is drawn with; more prompts are drawn with the whole LoRA only."""
 MOST_PICTURES = 4
+PREVIEWED = frozenset({"sd1"})
+"""Families whose model is one file and whose layers the merge names as the network does."""
 
 
 def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
@@ -36,7 +38,7 @@ def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
     yield StageChanged(stage="reading")
     sources = load_sources(settings.merge.loras)
     family = sources[0].file.family
-    if family not in FAMILIES:
+    if family not in PREVIEWED:
         raise UserError("preview.family", family=FAMILY_NAMES[family], known=FAMILY_NAMES["sd1"])
     results = combined(settings.merge, sources, opened_base(settings.merge.base))
     changes = {layer: change for _, _, layer, change in results if change is not None}
