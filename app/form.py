@@ -13,12 +13,12 @@ import gradio as gr
 from gradio.components import Component
 
 from app.i18n import t_choice, t_help, t_label
-from lora_core.settings import RunSettings
+from lora_core.settings import RunSettings, applies
 from lora_core.settings.fields import SettingField, chooser_of, fields_of, unions_of, values_of
 from lora_core.settings.overlay import nest, settings_from
 from lora_core.settings.problems import SettingsError
 
-_LINES = {"sample.prompts": 6, "save.description": 3, "optimizer.args": 2}
+_LINES = {"sample.prompts": 6, "network.base_weights": 2, "save.description": 3, "optimizer.args": 2}
 """Texts of more than one line, and how many lines they show at least."""
 
 Values = Mapping[str, Any]
@@ -57,15 +57,11 @@ class Form:
         return self.show(values_shown(settings))
 
     def show(self, values: Values) -> dict[Component, Any]:
-        """Updates that put values into the components and show the fields of the chosen variants only."""
+        """Updates that put values into the components; which of them are seen is up to app/calm.py."""
         updates: dict[Component, Any] = {}
         for path, component in self.components.items():
             if path in values:
-                field = fields_of()[path]
-                options = {"value": for_component(field, values[path])}
-                if field.defaults and not field.is_discriminator:
-                    options["visible"] = belongs(field, values)
-                updates[component] = gr.update(**options)
+                updates[component] = gr.update(value=for_component(fields_of()[path], values[path]))
         return updates
 
 
@@ -105,7 +101,7 @@ def choose_variant(values: Values, section: str) -> dict[str, Any]:
 
 def belongs(field: SettingField, values: Values) -> bool:
     """False for a field of a variant that is not chosen."""
-    return not field.defaults or values.get(chooser_of(field.section)) in field.variants
+    return applies.belongs(field.path, values)
 
 
 def union_sections() -> list[str]:
@@ -123,7 +119,6 @@ def component_for(field: SettingField, **options: Any) -> Component:
         "value": for_component(field, field.default),
         "elem_id": element_id(field.path),
         "elem_classes": ["kb-field", f"kb-{field.kind}"],
-        "visible": belongs(field, _DEFAULTS),
         "interactive": True,
     }
     options = common | options

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from app.family import family_line
 from app.form import Values, for_component, read, read_legal
 from app.i18n import say
 from lora_core.checks import effective_scale, has_no_rank
@@ -18,6 +19,7 @@ from lora_core.io.headers import identify
 from lora_core.io.kinds import FAMILY_NAMES, FileKind
 from lora_core.plan import Plan, Preview, preview
 from lora_core.preflight import check
+from lora_core.selection import count
 from lora_core.settings import RunSettings
 from lora_core.settings.fields import fields_of, label
 from lora_core.settings.problems import SettingsError
@@ -141,7 +143,7 @@ Report = Callable[[Look, Language], str]
 def folders_html(look: Look, language: Language) -> str:
     """The tree of folders that was found and how it becomes steps."""
     settings, found = look.settings, look.found
-    if settings.dataset.train_dir is None:
+    if settings.dataset.train_dir is None and settings.dataset.config is None:
         return _hint("folders.hint", language)
     lines = [
         f'<li class="{"reg" if subset.is_reg else "train"}">{escape(subset.line(language))}</li>'
@@ -163,24 +165,36 @@ def plan_html(plan: Plan | None, language: Language) -> str:
     return f'<div class="kb-plan">{lines}</div>'
 
 
-def steps_html(look: Look, language: Language) -> str:
-    """The footer's short form: "360 steps · 18 images · 2 epochs"."""
-    plan = look.found.plan
-    if plan is None or not plan.total_steps:
-        return ""
-    images = say("steps.images", language, images=plan.train_images)
-    steps = say("steps.steps", language, steps=plan.total_steps)
-    epochs = say("steps.epochs" if plan.epochs != 1 else "steps.epoch_one", language, epochs=plan.epochs)
-    return f'<span class="kb-steps"><b>{escape(steps)}</b> <span>{escape(images)} · {escape(epochs)}</span></span>'
-
-
 def scale_html(look: Look, language: Language) -> str:
     """alpha / rank, spelled out; it is what people get wrong."""
     network = look.settings.network
     values = {"alpha": f"{network.alpha:g}", "rank": network.rank, "scale": f"{effective_scale(network):.3g}"}
     key = "parameters.scale_rs" if network.rs_lora else "parameters.scale"
-    words = say("parameters.scale_full", language) if has_no_rank(network) else say(key, language, **values)
+    if network.algo == "oft":
+        words = say("parameters.scale_oft", language)
+    else:
+        words = say("parameters.scale_full", language) if has_no_rank(network) else say(key, language, **values)
     return f'<div class="kb-note">{escape(words)}</div>'
+
+
+def layers_html(look: Look, language: Language) -> str:
+    """How many layers the patterns and blocks leave; nothing for the built-in model, which has fewer than real ones."""
+    settings = look.settings
+    try:
+        found = None if settings.model.base.strip() == BUILT_IN else count(settings)
+    except UserError as error:
+        return f'<div class="kb-note">{escape(error.message(language))}</div>'
+    if found is None:
+        return ""
+    unet = found.chosen - found.text
+    words = [say("parameters.layers_count", language, chosen=found.chosen, all=found.of, unet=unet, text=found.text)]
+    low, high = found.ranks
+    if low != high:
+        words.append(say("parameters.layers_ranks", language, low=low, high=high))
+    slow, fast = found.rates
+    if slow != fast:
+        words.append(say("parameters.layers_rates", language, low=f"{slow:g}", high=f"{fast:g}"))
+    return f'<div class="kb-note">{escape((" " if language == "en" else "").join(words))}</div>'
 
 
 def trained_html(look: Look, language: Language) -> str:
@@ -188,9 +202,10 @@ def trained_html(look: Look, language: Language) -> str:
     train = look.settings.train
     if not getattr(look.settings.optimizer, "relative_step", False):
         unet = f"{train.unet_lr or train.learning_rate:g}"
-        text = f"{train.text_encoder_lr or train.learning_rate:g}"
-        key = "parameters.trained_both" if train.train_text_encoder else "parameters.trained_unet"
-        words = say(key, language, unet=unet, text=text)
+        text = train.text_encoder_lr or train.learning_rate
+        both = "parameters.trained_two" if look.settings.model.family == "sdxl" else "parameters.trained_both"
+        key = both if train.train_text_encoder else "parameters.trained_unet"
+        words = say(key, language, unet=unet, text=f"{text:g}", text_2=f"{train.text_encoder_2_lr or text:g}")
     else:
         words = say("parameters.trained_own", language)
     return f'<div class="kb-note">{escape(words)}</div>'
@@ -208,7 +223,7 @@ def model_html(look: Look, language: Language) -> str:
             return _card("model.hub", language, "ok", name=base)
         words = kind_words(kind, language)
         name = say("model.built_in", language) if base == BUILT_IN else kind.path.name
-        return _model_card("ok", name, words)
+        return _model_card("ok", name, words) + family_line(look.settings, language)
     except UserError as error:
         detail = ""
         if base != BUILT_IN and not is_hub_name(base):

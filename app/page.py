@@ -46,6 +46,9 @@ class Ui:
     later: list[Callable[[], Any]] = field(default_factory=list)
     """Events that need every field of the form; registered when all tabs are laid out."""
 
+    written: list[Any] = field(default_factory=list)
+    """Events that put values into fields that may not be drawn yet, which then tell of no change themselves."""
+
     def go_to(self, tab: str) -> dict[gr.Tabs, Any]:
         """The update that shows another tab, for a handler whose outputs include ``ui.tabs``."""
         return {self.tabs: gr.Tabs(selected=tab)}

@@ -1,5 +1,7 @@
 """Look of the page: theme, generated styles and keyboard shortcuts. The style sheets are in styles/."""
 
+from pathlib import Path
+
 import gradio as gr
 
 from app.form import element_id
@@ -51,7 +53,8 @@ def toast_titles() -> str:
     return "".join(rules)
 
 
-HEAD = _SHORTCUTS + f"<style>{kohya_names()}{toast_titles()}</style>"
+_GO_TO = f"<script>{(Path(__file__).parent / 'widgets' / 'go_to.js').read_text(encoding='utf-8')}</script>"
+HEAD = _SHORTCUTS + _GO_TO + f"<style>{kohya_names()}{toast_titles()}</style>"
 
 
 def theme() -> gr.themes.Base:

@@ -7,19 +7,24 @@ import gradio as gr
 from gradio.components import Component
 
 from app import jobs, toast
-from app.form import Form, choose_variant, load_draft, save_draft, union_sections
+from app.calm import Layout
+from app.calm_events import Calm
+from app.form import Form, choose_variant, load_draft, save_draft, union_sections, values_shown
 from app.i18n import language_of, say, t
-from app.live import Findings, Look, Previews, findings, problem_items, steps_html
+from app.live import Findings, Look, Previews, findings, problem_items
 from app.page import TABS, Context, Ui, quiet
 from app.run_view import Views
+from app.summary import summary_html
 from app.theme import HEAD, theme
-from app.widgets import header, job_pill, problem_list, settings_bar
+from app.widgets import header, job_pill, levels, problem_list, search_box, settings_bar
 from app.widgets.path_picker import PathPicker
-from lora_core.errors import Problem, UserError
+from app.widgets.preset_dialog import preset_choices
+from lora_core.errors import UserError
 from lora_core.i18n import Language
 from lora_core.runs import home
 from lora_core.settings import RunSettings
-from lora_core.settings.fields import chooser_of
+from lora_core.settings.applies import governor
+from lora_core.settings.fields import chooser_of, fields_of
 from lora_core.settings.files import load_settings, remember
 
 __all__ = ["HEAD", "build", "theme"]
@@ -36,6 +41,9 @@ def build(context: Context) -> gr.Blocks:
             header.build()
             pill = job_pill.build(demo, ui.views)
         preset = settings_bar.build(ui)
+        with gr.Row(elem_id="kb_find_row", equal_height=True):
+            search = search_box.build()
+            level_switch = levels.build()
         with gr.Tabs(selected=TABS[0], elem_id="kb_tabs", overflow_behavior="wrap") as ui.tabs:
             for name in TABS:
                 with gr.Tab(t(f"tab.{name}"), id=name, elem_id=f"tab_{name}"):
@@ -44,12 +52,14 @@ def build(context: Context) -> gr.Blocks:
         with gr.Column(elem_id="kb_footer"):
             problems = problem_list.build()
             with gr.Row(equal_height=True, elem_id="kb_train_row"):
-                ui.report(steps_html, "kb_steps")
+                ui.report(summary_html, "kb_steps")
                 train = gr.Button(t("bar.train"), variant="primary", elem_id="train_button", scale=0, min_width=200)
         ui.picker.connect()
         for register in ui.later:
             register()
-        Live(ui, problems, preset, train).connect()
+        calm = Calm(ui, level_switch, search)
+        calm.connect(demo)
+        Live(ui, problems, preset, train, calm.layout).connect()
         pill.click(lambda: ui.go_to("monitor"), None, ui.tabs, **quiet())
     return demo
 
@@ -57,8 +67,8 @@ def build(context: Context) -> gr.Blocks:
 class Live:
     """Ties the form to what the page says about it, and to Train model."""
 
-    def __init__(self, ui: Ui, problems: gr.HTML, preset: gr.Dropdown, train: gr.Button):
-        self.ui, self.form = ui, ui.form
+    def __init__(self, ui: Ui, problems: gr.HTML, preset: gr.Dropdown, train: gr.Button, layout: Layout):
+        self.ui, self.form, self.layout = ui, ui.form, layout
         self.problems, self.preset, self.train_button = problems, preset, train
         self.previews = Previews()
         self.ready = gr.State(False)
@@ -74,17 +84,22 @@ class Live:
             self.refresh, everything, reports, **quiet()
         )
         gr.on(
-            [self.ui.tabs.change, *(component.change for component in self.form.components.values())],
+            [
+                self.ui.tabs.change,
+                *(component.change for component in self.form.components.values()),
+            ],
             self.refresh,
             everything,
             reports,
             **quiet(trigger_mode="always_last"),
         )
+        for event in self.ui.written:
+            event.then(self.refresh, everything, reports, **quiet())
         for section in union_sections():
             self.form.components[chooser_of(section)].input(
                 self.chooser(section), self.form.inputs, self.section_outputs(section), **quiet()
             )
-        self.problems.select(self.follow, self.form.inputs, {*self.form.inputs, self.ui.tabs}, **quiet())
+        self.problems.select(self.follow, self.form.inputs, self.form.inputs, **quiet())
         self.train_button.click(
             self.train,
             everything,
@@ -94,7 +109,7 @@ class Live:
 
     def restore(self, request: gr.Request) -> Inputs:
         """Put what was on the page last time back, and fill in what depends on the language."""
-        presets = gr.update(choices=settings_bar.preset_choices(language_of(request)), value="")
+        presets = gr.update(choices=preset_choices(language_of(request)), value="")
         return self.form.show(load_draft(self.draft)) | {self.preset: presets, self.ready: True}
 
     def refresh(self, by_component: Inputs, request: gr.Request) -> Inputs:
@@ -110,21 +125,27 @@ class Live:
     def report(self, found: Findings, language: Language, *, insist: bool) -> Inputs:
         look = Look(found.settings, self.previews.get(found.settings))
         said = {place: make(look, language) for place, make in self.ui.reports.items()}
-        return said | {self.problems: self.listed(found.problems, language, insist)}
+        return said | {self.problems: self.listed(found, language, insist)}
 
-    def listed(self, problems: tuple[Problem, ...], language: Language, insist: bool) -> dict[str, Any] | None:
+    def listed(self, found: Findings, language: Language, insist: bool) -> dict[str, Any] | None:
         """The value of the list of problems; ``insist`` unfolds it."""
+        problems = found.problems
         if not problems:
             return None
         errors = sum(problem.severity == "error" for problem in problems)
         warnings = len(problems) - errors
         key = "problems.warnings" if not errors else "problems.errors" if warnings else "problems.errors_only"
         head = say(key, language, errors=errors, warnings=warnings)
+        items = problem_items(problems, self.form.tab_of, language)
         return {
-            "items": problem_items(problems, self.form.tab_of, language),
+            "items": [item | {"place": self.place(item["path"], found)} for item in items],
             "words": {"head": head},
             "open": insist,
         }
+
+    def place(self, path: str, found: Findings) -> dict[str, Any]:
+        """The way to a field, or to the one that has to change before it is shown."""
+        return self.layout.place(governor(path, values_shown(found.settings)) if path in fields_of() else path)
 
     def train(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Start the run, or say at the fields why not."""
@@ -149,13 +170,11 @@ class Live:
         return said | {self.attempted: False} | self.ui.go_to("monitor")
 
     def follow(self, by_component: Inputs, event: gr.EventData) -> Inputs:
-        """A click in the list of problems: show the tab of a field, or put a fix into the form."""
+        """A click in the list of problems that puts a fix into the form."""
         data = event._data or {}
-        if data.get("action") == "go" and data.get("tab") in TABS:
-            return self.ui.go_to(data["tab"])
         if data.get("action") == "fix" and isinstance(data.get("fix"), dict):
             return self.fixed(self.form.values(by_component), data["fix"])
-        return {self.ui.tabs: gr.skip()}
+        return {next(iter(self.form.inputs)): gr.skip()}
 
     def fixed(self, values: dict[str, Any], fix: dict[str, Any]) -> Inputs:
         changed = values | {path: value for path, value in fix.items() if path in values}

@@ -77,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     kohya.add_argument("-o", "--output", type=Path, metavar="FILE", help=text("cli.kohya.output", says))
     kohya.add_argument("--force", action="store_true", help=text("cli.kohya.force", says))
 
+    presets = commands.add_parser("presets", help=text("cli.presets", says), description=text("cli.presets", says))
+    presets.set_defaults(run=run_presets)
+
     doctor = commands.add_parser("doctor", help=text("cli.doctor", says), description=text("cli.doctor", says))
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
@@ -92,6 +95,7 @@ def run_gui(words: Sequence[str]) -> int:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train from a settings file, or from a run folder as the app makes it."""
+    from lora_core import launching
     from lora_core.runs import RunFolder, create_run
     from lora_core.settings.files import load
     from lora_core.settings.kohya.report import lines
@@ -110,14 +114,37 @@ def run_train(arguments: argparse.Namespace) -> int:
     settings = apply_overrides(settings, arguments.set)
     if arguments.check:
         return report_problems(settings)
+    settings = launching.adapted(settings)
     prepare_environment(allow_download=settings.model.allow_download)
-    return run_training(settings, folder if is_run else create_run(settings), Console(language()))
+    run = folder if is_run or not launching.place().leads else create_run(settings)
+    console = Console(language())
+    if launching.is_needed(settings):
+        return launching.supervise(settings, run, [console.show])
+    launching.show_cards(settings.launch)
+    return run_training(settings, run, console)
 
 
 def run_kohya(arguments: argparse.Namespace) -> int:
     from lora_core.settings.kohya.console import run
 
     return run(arguments, language())
+
+
+def run_presets(arguments: argparse.Namespace) -> int:
+    """List the presets by the name that --preset takes, with title and purpose."""
+    from lora_core.settings.presets import list_own, list_presets, own_folder
+
+    says = language()
+    own, wrong = list_own()
+    built_in = text("cli.presets.built_in", says), list_presets()
+    for heading, presets in (built_in, (text("cli.presets.own", says, folder=own_folder()), own)):
+        if presets:
+            lines = [f"  {p.name}\n      {p.title(says)}. {p.purpose(says)}".rstrip(". ") for p in presets]
+            print("\n".join([heading, *lines, ""]))
+    for error in wrong:
+        print(error.message(says), file=sys.stderr)
+    print(text("cli.presets.use", says))
+    return 0
 
 
 def with_preset(settings, name: str):

@@ -13,6 +13,7 @@ from lora_core.events import RunFinished
 from lora_core.runs import list_runs
 from lora_core.settings import RunSettings
 from lora_core.settings.files import save_settings
+from lora_core.settings.own_presets import save_preset
 from tests.models import tiny_sd_folder
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -95,3 +96,16 @@ def test_a_settings_error_is_answered_without_loading_torch(settings_file):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=os.environ)
     assert done.stdout.splitlines()[-1] == "False 1", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("says", ["en", "ja"])
+def test_presets_are_listed_with_those_of_ones_own(capsys, monkeypatch, tmp_path, says):
+    monkeypatch.setenv("KUMAKOBO_LANG", says)
+    monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path))
+    save_preset("くまの設定", "for me", {"train.epochs": 3}, ["train"])
+    (tmp_path / "presets" / "own" / "broken.toml").write_text("[", encoding="utf-8")
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr()
+    assert "sd15_character" in printed.out
+    assert "くまの設定" in printed.out
+    assert "broken.toml" in printed.err

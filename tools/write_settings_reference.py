@@ -12,6 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from lora_core.i18n import LANGUAGES, Language  # noqa: E402
+from lora_core.settings.applies import condition  # noqa: E402
 from lora_core.settings.fields import SettingField, chooser_of, fields_of, help_text, label, section_label  # noqa: E402
 
 FILES: dict[Language, Path] = {"en": PROJECT / "docs/settings.md", "ja": PROJECT / "docs/settings.ja.md"}
@@ -77,6 +78,8 @@ def _row(path: str, field: SettingField, language: Language) -> str:
     about = [help_text(path, language)]
     if field.variants and not field.is_discriminator and len(field.variants) < len(_header(field).choices):
         about.append(words["only"].format(variants=", ".join(field.variants)))
+    if needed := condition(path, language):
+        about.append(needed)
     if field.kohya and field.kohya != field.name:
         about.append(words["kohya"].format(name=f"`{field.kohya}`"))
     cells = [f"**{label(path, language)}**<br>`{path}`", _default(field, words), _allowed(field, words)]

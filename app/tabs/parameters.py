@@ -4,8 +4,9 @@ import gradio as gr
 
 from app.folder_view import Wanted
 from app.i18n import t
-from app.live import Look, plan_html, scale_html, trained_html
+from app.live import Look, layers_html, plan_html, scale_html, trained_html
 from app.page import Ui
+from app.rate_curve import curve_html
 from lora_core.i18n import Language
 
 
@@ -13,10 +14,15 @@ def build(ui: Ui) -> None:
     _basic(ui)
     _images(ui)
     _captions(ui)
+    _layers(ui)
     _start(ui)
     _against_over_fitting(ui)
-    _loss_and_noise(ui)
+    _loss(ui)
+    _masks(ui)
+    _noise(ui)
+    _averages(ui)
     _memory(ui)
+    _several(ui)
 
 
 def _basic(ui: Ui) -> None:
@@ -35,6 +41,9 @@ def _basic(ui: Ui) -> None:
                 form.field("network.factor")
                 form.field("network.full_matrix")
                 form.field("network.decompose_both")
+            with gr.Row():
+                form.field("network.weight_decompose")
+                form.field("network.constraint")
             ui.report(scale_html, "scale_note")
         with gr.Column(min_width=320, elem_classes="kb-section"):
             gr.Markdown(t("parameters.length"), elem_classes="kb-title")
@@ -53,6 +62,7 @@ def _basic(ui: Ui) -> None:
                 form.field("train.unet_lr")
             with gr.Row():
                 form.field("train.text_encoder_lr")
+                form.field("train.text_encoder_2_lr")
                 form.field("train.train_text_encoder")
             ui.report(trained_html, "trained_note")
         with gr.Column(min_width=320, elem_classes="kb-section"):
@@ -62,8 +72,16 @@ def _basic(ui: Ui) -> None:
                 form.field("schedule.name")
             with gr.Row():
                 form.field("schedule.warmup")
+                form.field("schedule.warmup_steps")
+                form.field("schedule.min_lr_ratio")
+                form.field("schedule.decay")
+                form.field("schedule.decay_steps")
+                form.field("schedule.timescale")
                 form.field("schedule.num_cycles")
                 form.field("schedule.power")
+            form.field("schedule.step_rules")
+            ui.report(curve_html, "schedule_curve")
+            with gr.Row():
                 form.field("optimizer.weight_decay")
                 form.field("optimizer.d_coef")
                 form.field("optimizer.relative_step")
@@ -113,14 +131,48 @@ def _captions(ui: Ui) -> None:
         with gr.Row():
             form.field("dataset.caption_prefix")
             form.field("dataset.caption_suffix")
+        with gr.Row():
+            form.field("dataset.caption_tag_dropout_rate")
+            form.field("dataset.token_warmup_step")
+            form.field("dataset.token_warmup_min")
+        with gr.Row():
+            form.field("dataset.keep_tokens_separator")
+            form.field("dataset.caption_separator")
+            form.field("dataset.secondary_separator")
+        with gr.Row():
+            form.field("dataset.enable_wildcard")
+            form.field("dataset.weighted_captions")
+
+
+def _layers(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.layers"):
+        with gr.Row():
+            form.field("network.include")
+            form.field("network.exclude")
+        with gr.Row():
+            form.field("network.block_ranks")
+            form.field("network.block_alphas")
+        with gr.Row():
+            form.field("network.block_conv_ranks")
+            form.field("network.block_conv_alphas")
+        form.field("network.block_lrs")
+        ui.report(layers_html, "layers_note")
+        with gr.Row():
+            form.field("network.loraplus_ratio")
+            form.field("network.loraplus_unet_ratio")
+            form.field("network.loraplus_text_encoder_ratio")
 
 
 def _start(ui: Ui) -> None:
     form = ui.form
     with ui.advanced("parameters.start"):
-        form.field("network.rs_lora")
+        with gr.Row():
+            form.field("network.rs_lora")
+            form.field("network.init")
         ui.picker.field(form, "network.network_weights", Wanted("file", (".safetensors",)))
         form.field("network.dim_from_weights")
+        form.field("network.base_weights")
 
 
 def _against_over_fitting(ui: Ui) -> None:
@@ -134,12 +186,52 @@ def _against_over_fitting(ui: Ui) -> None:
             form.field("network.scale_weight_norms")
 
 
-def _loss_and_noise(ui: Ui) -> None:
+def _loss(ui: Ui) -> None:
     form = ui.form
     with ui.advanced("parameters.loss"):
         with gr.Row():
             form.field("loss.min_snr_gamma")
+            form.field("loss.prior_loss_weight")
+            form.field("train.max_grad_norm")
+        with gr.Row():
+            form.field("loss.loss_type")
+            form.field("loss.huber_schedule")
+        with gr.Row():
+            form.field("loss.huber_c")
+            form.field("loss.huber_scale")
+            form.field("loss.v_pred_like_loss")
+        with gr.Row():
+            form.field("loss.debiased_estimation_loss")
+            form.field("loss.scale_v_pred_loss_like_noise_pred")
+
+
+def _masks(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.masks"):
+        with gr.Row():
+            form.field("loss.masked_loss")
+            form.field("loss.unmasked_weight")
+        ui.picker.field(form, "dataset.mask_dir", Wanted("folder"))
+        with gr.Row():
+            form.field("loss.prior_preservation")
+            form.field("loss.prior_words")
+
+
+def _noise(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.noise"):
+        with gr.Row():
+            form.field("noise.noise_offset_type")
             form.field("noise.noise_offset")
+            form.field("noise.adaptive_noise_scale")
+        with gr.Row():
+            form.field("noise.multires_noise_iterations")
+            form.field("noise.multires_noise_discount")
+            form.field("noise.ip_noise_gamma")
+        with gr.Row():
+            form.field("noise.min_timestep")
+            form.field("noise.max_timestep")
+            form.field("noise.zero_terminal_snr")
         with gr.Row():
             form.field("noise.timestep_sampling")
             form.field("noise.sigmoid_scale")
@@ -148,12 +240,43 @@ def _loss_and_noise(ui: Ui) -> None:
             form.field("noise.logit_mean")
             form.field("noise.logit_std")
         with gr.Row():
-            form.field("loss.prior_loss_weight")
-            form.field("train.max_grad_norm")
+            form.field("noise.noise_offset_random_strength")
+            form.field("noise.ip_noise_gamma_random_strength")
 
 
 def _memory(ui: Ui) -> None:
     form = ui.form
-    with ui.advanced("parameters.memory"), gr.Row():
-        form.field("train.gradient_accumulation_steps")
-        form.field("train.gradient_checkpointing")
+    with ui.advanced("parameters.memory"):
+        with gr.Row():
+            form.field("train.gradient_accumulation_steps")
+            form.field("train.gradient_checkpointing")
+        with gr.Row():
+            form.field("train.adapter_precision")
+            form.field("train.cache_text_encoder_outputs")
+
+
+def _averages(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.averages"):
+        with gr.Row():
+            form.field("train.stop_text_encoder_training")
+            form.field("train.stop_text_encoder_steps")
+        with gr.Row():
+            form.field("train.ema_decay")
+            form.field("train.ema_save")
+
+
+def _several(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.several"):
+        with gr.Row():
+            form.field("launch.processes")
+            form.field("launch.gpu_ids")
+            form.field("launch.threads")
+        with gr.Row():
+            form.field("launch.machines")
+            form.field("launch.machine_rank")
+            form.field("launch.main_address")
+            form.field("launch.main_port")
+        ui.picker.field(form, "launch.config_file", Wanted("file", (".yaml", ".yml", ".json")))
+        form.field("launch.extra_args")

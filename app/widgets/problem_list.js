@@ -1,4 +1,4 @@
-// Problems of the settings. props.value = {items: [{path, tab, tabLabel, label, text, severity, fix, fixLabel}], words, open}
+// Problems of the settings. props.value = {items: [{path, place, tab, tabLabel, label, text, severity, fix, fixLabel}], words, open}
 // Draws the list, and marks each field (#f-section-name) with a class and the sentence below it.
 const make = (tag, className, text) => {
   const made = document.createElement(tag);
@@ -52,25 +52,6 @@ function mark() {
   }
 }
 
-function goTo(item) {
-  trigger("select", { action: "go", tab: item.tab });
-  let tries = 0;
-  const look = () => {
-    const field = fieldOf(item);
-    if (!field || field.offsetParent === null) {
-      const closed = field && field.closest(".kb-advanced");
-      const head = closed && closed.querySelector("button.label-wrap:not(.open)");
-      if (head) head.click();
-      if (tries++ < 40) setTimeout(look, 60);
-      return;
-    }
-    field.scrollIntoView({ block: "center", behavior: "smooth" });
-    const input = field.querySelector("input, textarea");
-    if (input) input.focus({ preventScroll: true });
-  };
-  setTimeout(look, 60);
-}
-
 function draw() {
   const found = items(), errors = found.filter((item) => item.severity === "error");
   const key = JSON.stringify(props.value);
@@ -89,7 +70,7 @@ function draw() {
     const row = make("li", `kp-row kp-${item.severity}`);
     const link = make("button", "kp-place", [item.tabLabel, item.label].filter(Boolean).join(" › "));
     link.type = "button";
-    link.onclick = () => goTo(item);
+    link.onclick = () => window.kumakobo.goTo(item.place);
     row.append(link, make("span", "kp-text", item.text));
     if (item.fixLabel) row.append(fixButton(item));
     list.append(row);

@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from app import toast
+from app.family import preset_differs
 from app.folder_view import Wanted, is_allowed
 from app.form import Form, read, read_legal
 from app.i18n import language_of, say, t
 from app.page import Ui, quiet
+from app.widgets import preset_dialog
+from app.widgets.dialogs import Dialog, Inputs, cancel, dialog_box
 from lora_core.errors import UserError
 from lora_core.i18n import Language
 from lora_core.runs import home
@@ -22,31 +23,10 @@ from lora_core.settings import RunSettings
 from lora_core.settings.base import clean_path
 from lora_core.settings.files import load, load_text, recent, remember, save_settings
 from lora_core.settings.kohya import Imported, is_command, report
-from lora_core.settings.presets import apply_preset, find_preset, list_presets
+from lora_core.settings.presets import apply_preset, find_preset
 
 ENDINGS = (".toml", ".json", ".safetensors", ".sh", ".bat", ".ps1")
 SETTINGS_FILES = Wanted("either", ENDINGS)
-Inputs = dict[Component, Any]
-
-
-@dataclass(frozen=True)
-class Dialog:
-    """A box over the page with a line for what went wrong."""
-
-    box: gr.Column
-    message: gr.HTML
-
-    def close(self) -> dict[Component, Any]:
-        return {self.box: gr.update(visible=False), self.message: ""}
-
-    def say(self, words: str) -> dict[Component, Any]:
-        return {
-            self.message: f'<div class="kb-dialog-error" role="alert">{escape(words).replace(chr(10), "<br>")}</div>'
-        }
-
-    @property
-    def outputs(self) -> set[Component]:
-        return {self.box, self.message}
 
 
 def build(ui: Ui) -> gr.Dropdown:
@@ -63,22 +43,17 @@ def build(ui: Ui) -> gr.Dropdown:
             min_width=200,
             filterable=False,
         )
+        presets = gr.Button(t("bar.presets"), elem_id="own_presets", size="sm", scale=0, min_width=96)
         load_button = gr.Button(t("bar.load"), elem_id="load_settings", size="sm", scale=0, min_width=96)
         save = gr.Button(t("bar.save"), elem_id="save_settings", size="sm", scale=0, min_width=96)
         reset = gr.Button(t("bar.reset"), elem_id="reset_settings", size="sm", scale=0, min_width=96)
     from_kohya = gr.HTML("", elem_id="kohya_report", padding=False, apply_default_css=False)
     _connect_preset(ui, preset)
+    preset_dialog.build(ui, presets, preset)
     _load_dialog(ui, load_button, from_kohya)
     _save_dialog(ui, save)
     _reset_dialog(ui, reset, from_kohya)
     return preset
-
-
-def preset_choices(language: Language) -> list[tuple[str, str]]:
-    """Presets as the list shows them: title and for whom."""
-    return [(say("bar.preset_choose", language), "")] + [
-        (f"{preset.title(language)} — {preset.purpose(language)}", preset.name) for preset in list_presets()
-    ]
 
 
 def with_preset(form: Form, by_component: Inputs, name: str) -> RunSettings:
@@ -110,23 +85,15 @@ def _connect_preset(ui: Ui, preset: gr.Dropdown) -> None:
             toast.warn(error.message(language))
             return {preset: ""}
         toast.info(say("bar.preset_done", language, title=find_preset(name).title(language)))
+        if words := preset_differs(settings, language):
+            toast.warn(words)
         return ui.form.write(settings)
 
-    ui.later.append(
-        lambda: preset.select(choose, {preset, *ui.form.inputs}, {preset, *ui.form.inputs}, **quiet(queue=True))
-    )
+    def register() -> None:
+        everything = {preset, *ui.form.inputs}
+        ui.written.append(preset.select(choose, everything, everything, **quiet(queue=True)))
 
-
-def _dialog(key: str, elem_id: str) -> gr.Column:
-    column = gr.Column(visible=False, elem_classes="kb-modal", elem_id=elem_id)
-    with column:
-        gr.Markdown(t(key), elem_classes="kb-title")
-    return column
-
-
-def _cancel(dialog: Dialog) -> None:
-    button = gr.Button(t("bar.cancel"), elem_classes="kb-cancel", size="sm")
-    button.click(dialog.close, None, dialog.outputs, **quiet())
+    ui.later.append(register)
 
 
 def kohya_report(imported: Imported | None, language: Language) -> str:
@@ -148,7 +115,7 @@ def is_pasted(typed: Any) -> bool:
 
 
 def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
-    with _dialog("load.title", "load_dialog") as box:
+    with dialog_box("load.title", "load_dialog") as box:
         message = gr.HTML("", padding=False, apply_default_css=False)
         dialog = Dialog(box, message)
         chosen = gr.Dropdown(
@@ -164,7 +131,7 @@ def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
         )
         with gr.Row():
             upload = gr.UploadButton(t("load.upload"), file_types=list(ENDINGS), size="sm", elem_id="upload_settings")
-            _cancel(dialog)
+            cancel(dialog)
             load_button = gr.Button(t("load.load"), variant="primary", size="sm", elem_id="load_path")
 
     def open_dialog() -> Inputs:
@@ -196,16 +163,18 @@ def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
         outputs = dialog.outputs | ui.form.inputs | {from_kohya}
         typed = load_from(_as_path, ours=True)
         opener.click(open_dialog, None, dialog.outputs | {chosen}, **quiet())
-        load_button.click(typed, path, outputs, **quiet(queue=True))
-        path.submit(typed, path, outputs, **quiet(queue=True))
-        chosen.select(typed, chosen, outputs, **quiet(queue=True))
-        upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True))
+        ui.written += [
+            load_button.click(typed, path, outputs, **quiet(queue=True)),
+            path.submit(typed, path, outputs, **quiet(queue=True)),
+            chosen.select(typed, chosen, outputs, **quiet(queue=True)),
+            upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True)),
+        ]
 
     ui.later.append(register)
 
 
 def _save_dialog(ui: Ui, opener: gr.Button) -> None:
-    with _dialog("save.title", "save_dialog") as box:
+    with dialog_box("save.title", "save_dialog") as box:
         message = gr.HTML("", padding=False, apply_default_css=False)
         dialog = Dialog(box, message)
         path = gr.Textbox(
@@ -213,7 +182,7 @@ def _save_dialog(ui: Ui, opener: gr.Button) -> None:
         )
         overwrite = gr.Checkbox(False, label=t("save.overwrite"), elem_classes=["kb-field"], elem_id="save_overwrite")
         with gr.Row():
-            _cancel(dialog)
+            cancel(dialog)
             save = gr.Button(t("save.save"), variant="primary", size="sm", elem_id="save_now")
 
     def open_dialog(output_name: str) -> Inputs:
@@ -243,21 +212,22 @@ def _save_dialog(ui: Ui, opener: gr.Button) -> None:
 
 
 def _reset_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
-    with _dialog("reset.title", "reset_dialog") as box:
+    with dialog_box("reset.title", "reset_dialog") as box:
         dialog = Dialog(box, gr.HTML("", padding=False, apply_default_css=False))
         gr.Markdown(t("reset.text"))
         with gr.Row():
-            _cancel(dialog)
+            cancel(dialog)
             reset = gr.Button(t("reset.reset"), variant="primary", size="sm", elem_id="reset_now")
 
     def register() -> None:
         opener.click(lambda: gr.update(visible=True), None, box, **quiet())
-        reset.click(
+        done = reset.click(
             lambda: dialog.close() | ui.form.write(RunSettings()) | {from_kohya: ""},
             None,
             dialog.outputs | ui.form.inputs | {from_kohya},
             **quiet(),
         )
+        ui.written.append(done)
 
     ui.later.append(register)
 

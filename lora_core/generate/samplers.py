@@ -37,6 +37,10 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+_FROM_PURE_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""For models whose last timestep holds no signal: drawing has to begin exactly there (Lin et al. 2023, section 3)."""
+
+
 class Stopped(Exception):
     """The person asked to stop while a picture was being drawn."""
 
@@ -49,6 +53,8 @@ def make_scheduler(name: str, noise: NoiseProcess, tokens: int = 0) -> Any:
     if isinstance(noise, FlowMatching):
         return FlowEuler(noise, tokens)
     scheduler, options = SAMPLERS[name]
+    if noise.zero_terminal_snr:
+        options = options | _FROM_PURE_NOISE
     return scheduler(
         num_train_timesteps=noise.steps,
         beta_start=noise.beta_start,

@@ -97,6 +97,14 @@ def values_of(settings: BaseModel) -> dict[str, Any]:
     return dict(_leaves(settings))
 
 
+def default_of(path: str, values: Mapping[str, Any]) -> Any:
+    """The default of a setting with the variant that is chosen: weight decay has one for each optimizer."""
+    found = fields_of()[path]
+    if not found.defaults or found.is_discriminator:
+        return found.default
+    return found.defaults.get(values.get(chooser_of(found.section)), found.default)
+
+
 def label(path: str, language: Language = "en") -> str:
     """What a setting is called on screen. KeyError for an unknown path."""
     title = fields_of()[path].title

@@ -105,7 +105,7 @@ def load_text(text: str, path: Path, may_read: Callable[[Path], bool] = anything
 
 def _of_tree(tree: dict[str, Any], path: Path, may_read: Callable[[Path], bool]) -> Loaded:
     if is_kohya(tree):
-        imported = import_tree(tree, path.name, may_read)
+        imported = import_tree(tree, path.name, may_read, path)
         return Loaded(imported.settings, imported)
     return Loaded(settings_from(migrated(tree, path), str(path)))
 
@@ -154,7 +154,7 @@ def to_toml(settings: RunSettings) -> str:
     for section, values in nest(values_of(settings)).items():
         table = tomlkit.table()
         for name, value in values.items():
-            table.add(name, _toml_value(value))
+            table.add(name, to_toml_value(value))
         document.add(section, table)
     return tomlkit.dumps(document)
 
@@ -223,7 +223,8 @@ def _parse_toml(text: str, path: Path) -> dict[str, Any]:
         raise UserError("settings.file_no_table", path=path) from None
 
 
-def _toml_value(value: Any) -> Any:
+def to_toml_value(value: Any) -> Any:
+    """A setting as TOML has it: None is empty text, several lines stay several lines."""
     if value is None:
         return ""
     if isinstance(value, Path):

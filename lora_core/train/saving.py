@@ -1,7 +1,9 @@
 """Writing LoRA files and training states during a run."""
 
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,8 @@ from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, EventBase, StageChanged, Warned
 from lora_core.i18n import LANGUAGES
 from lora_core.io.metadata import training_metadata
-from lora_core.train.files import epoch_file, final_file, settings_file, state_folder, step_file
+from lora_core.train.distributed import leader_only
+from lora_core.train.files import average_file, epoch_file, final_file, settings_file, state_folder, step_file
 from lora_core.train.optimizers import averaged_weights
 from lora_core.train.state import Position, flat, save_state
 
@@ -21,6 +24,7 @@ RETRY_AFTER = 5.0
 """Seconds until the finished LoRA is tried to be written again."""
 
 
+@leader_only
 def save_in_rhythm(session: "Session", step: int, *, epoch_ended: bool) -> Iterator[EventBase]:
     """One of the saves that the settings ask for on the way. One that fails is told, and training goes on."""
     save, total = session.settings.save, session.plan.total_steps
@@ -33,6 +37,7 @@ def save_in_rhythm(session: "Session", step: int, *, epoch_ended: bool) -> Itera
     yield StageChanged(stage="training", done=step, total=total)
 
 
+@leader_only
 def save_step(session: "Session", step: int, *, state: bool = False) -> Iterator[EventBase]:
     """The LoRA after a number of steps; ``state`` writes the training state whatever the settings say.
 
@@ -44,6 +49,7 @@ def save_step(session: "Session", step: int, *, state: bool = False) -> Iterator
     yield StageChanged(stage="training", done=step, total=total)
 
 
+@leader_only
 def save_final(session: "Session", step: int) -> Iterator[EventBase]:
     """The finished LoRA under its plain name, and the settings beside it. Raises UserError when it can't be written."""
     path = final_file(session.settings.save)
@@ -53,14 +59,30 @@ def save_final(session: "Session", step: int) -> Iterator[EventBase]:
     yield CheckpointSaved(path=path, step=step, epoch=session.epoch_of(step), final=True, state=state)
 
 
+@leader_only
 def rescue(session: "Session", step: int) -> Iterator[EventBase]:
     """After an error, keep what was learned up to the last whole step, if that is still possible."""
     if step == session.first_step:
         return
     try:
-        yield from list(save_step(session, step, state=True))
+        # When another process died, this one is about to be ended, too: not in the middle of this.
+        with deaf_to_sigterm() if not session.team.alone else nullcontext():
+            yield from list(save_step(session, step, state=True))
     except Exception as error:
         print(f"could not save after the error: {error}", flush=True)
+
+
+@contextmanager
+def deaf_to_sigterm() -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def not_saved(error: UserError) -> Warned:
@@ -76,14 +98,29 @@ def _saved(session: "Session", path: Path, step: int, *, state: bool = False) ->
 def write(session: "Session", path: Path, step: int, *, with_state: bool) -> Path | None:
     """Write one LoRA and, if asked, the training state beside it; gives the state's folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with averaged_weights(session.optimizer):
-        save_lora(session.network, metadata(session, step), path, session.settings.save.save_precision)
+    precision, facts = session.settings.save.save_precision, metadata(session, step)
+    with finished_weights(session):
+        save_lora(session.network, facts, average_file(path) if beside(session) else path, precision)
+    if beside(session):
+        save_lora(session.network, facts, path, precision)
     if not with_state:
         return None
     folder = state_folder(path)
     position = Position(step, session.seed, session.data_facts.fingerprint, flat(session.settings))
-    save_state(folder, position, session.network, session.optimizer, session.accelerator.scaler)
+    save_state(folder, position, session.network, session.optimizer, session.accelerator.scaler, session.ema)
     return folder
+
+
+def beside(session: "Session") -> bool:
+    """Whether the plain weights are saved as well as their average."""
+    return session.ema is not None and session.settings.train.ema_save == "beside"
+
+
+@contextmanager
+def finished_weights(session: "Session") -> Iterator[None]:
+    """Inside, the adapter has the weights to save and draw with: averages, where the run keeps some."""
+    with session.ema.weights() if session.ema is not None else averaged_weights(session.optimizer):
+        yield
 
 
 def metadata(session: "Session", step: int) -> dict[str, str]:
@@ -96,6 +133,7 @@ def metadata(session: "Session", step: int) -> dict[str, str]:
         seed=session.seed,
         precision=session.precision,
         prediction_type=session.components.prediction_type,
+        zero_terminal_snr=getattr(session.noise, "zero_terminal_snr", False),
         started_at=session.started_at,
         finished_at=time.time(),
         steps=step,

@@ -1,7 +1,8 @@
 """Everything a run needs, built from its settings, and the arithmetic of one step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -18,12 +19,22 @@ from lora_core.families.encoded import EncodedTexts
 from lora_core.io.safetensors import read_tensors
 from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
+from lora_core.selection import select
 from lora_core.settings import RunSettings, TrainSettings
+from lora_core.train.distributed import Team
+from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
-from lora_core.train.loss import weighted_mse
+from lora_core.train.groups import split_groups
+from lora_core.train.loss import training_loss
+from lora_core.train.loss_weights import prediction_of
+from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
+from lora_core.train.optimizer_table import WARMS_UP_ITSELF
 from lora_core.train.optimizers import create_optimizer
+from lora_core.train.preservation import with_class_words
 from lora_core.train.randomness import derive, generator, seed_dropout
-from lora_core.train.schedules import Factor, factor, set_rates, warmup_steps
+from lora_core.train.rounding import in_float32
+from lora_core.train.schedules import Factor, factor, set_rates, text_encoders_stop_at, warmup_steps
+from lora_core.train.stopping import StoppedTexts, freeze_text_encoders
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,15 @@ class Session:
     precision: str
     seed: int
     retention: Retention
+    team: Team = field(default_factory=Team)
+    """The processes that train together."""
     first_step: int = 0
     started_at: float = 0.0
     texts: EncodedTexts | None = None
     """Encoded captions and sample prompts, while no text encoder is trained."""
+    stopped_texts: StoppedTexts | None = None
+    """Encoded captions from the step on at which the text encoders stopped learning."""
+    ema: Ema | None = None
 
     @property
     def device(self) -> torch.device:
@@ -92,6 +108,9 @@ class Feed:
         return next(self._stream)
 
 
+ADAPTER_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
 def trained_text_parts(settings: RunSettings, family: ModelFamily) -> tuple[str, ...]:
     """The text encoders that get adapters."""
     return family.trainable_text_parts if settings.train.train_text_encoder else ()
@@ -101,12 +120,13 @@ def build_network(settings: RunSettings, family: ModelFamily, components: Compon
     """The adapters of the settings, attached to the model, in training mode."""
     text_parts, convolutions = trained_text_parts(settings, family), settings.network.convolutions
     targets = family.adapter_targets(components, text_parts=text_parts, convolutions=convolutions)
+    choices = select([target.name for target in targets], settings.network, settings.model.family)
     own_seed, weights = derive(seed, "adapter"), settings.network.network_weights
     if weights is None:
-        network = AdapterNetwork.create(targets, settings.network, own_seed)
+        network = AdapterNetwork.create(targets, settings.network, own_seed, choices)
     else:
-        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights))
-    network.to(components.device)
+        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights), choices)
+    network.to(components.device, ADAPTER_DTYPES[settings.train.adapter_precision])
     network.attach()
     network.train()
     return network
@@ -130,13 +150,14 @@ def part_rate(train: TrainSettings, part: str) -> float:
 def build_optimizer(settings: RunSettings, network: AdapterNetwork, accelerator: Accelerator, plan: Plan) -> Any:
     """The optimizer, wrapped for the loss scaler and several processes."""
     warm = warmup_steps(settings.schedule, plan.total_steps)
-    optimizer = create_optimizer(settings.optimizer, parameter_groups(settings, network), warmup_steps=warm)
+    groups = split_groups(parameter_groups(settings, network), network, settings.network)
+    optimizer = create_optimizer(settings.optimizer, groups, warmup_steps=warm)
     return accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 
 def rate_factor(settings: RunSettings, plan: Plan) -> Factor:
-    """The schedule. Schedule-free warms up by itself, so there it is flat."""
-    if settings.optimizer.name == "AdamWScheduleFree":
+    """The schedule. Where schedule-free warms up by itself it is flat."""
+    if settings.optimizer.name in WARMS_UP_ITSELF:
         return lambda _: 1.0
     return factor(settings.schedule, plan.total_steps)
 
@@ -166,22 +187,37 @@ def hash_in_background(components: Components) -> Thread:
 def train_step(session: Session, step: int) -> Tensor:
     """Do optimizer step ``step`` (0-based) and return its mean loss, still on the device."""
     set_rates(session.optimizer, session.rate, step)
+    stop_text_encoders(session, step)
     epoch, batches = microbatches(session.plan, step)
     total = torch.zeros((), device=session.device)
     for index in batches:
-        seed_dropout(session.seed, epoch, index)
+        seed_dropout(session.seed, epoch, index, *session.team.dropout_path())
         batch = session.feed(epoch, index)
         loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
+        loss = loss * session.team.share(len(batch)).weight
         session.accelerator.backward(loss / len(batches))
         total += loss.detach() / len(batches)
+    total = session.team.sum_gradients(session.parameters(), total)
     if session.settings.train.max_grad_norm is not None:
         session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
-    session.optimizer.step()
+    with in_float32(session.parameters(), derive(session.seed, "rounding", step)):
+        session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
     # DoRA has no such setting: its lengths are trained.
     if (limit := getattr(session.settings.network, "scale_weight_norms", None)) is not None:
         session.network.scale_weight_norms(limit)
+    if session.ema is not None:
+        session.ema.update(step + 1)
     return total
+
+
+def stop_text_encoders(session: Session, step: int) -> None:
+    """Freeze the text encoders once the step is there that the settings say; resuming later finds the same."""
+    end = text_encoders_stop_at(session.settings.train, session.plan.total_steps)
+    if end is None or step < end or session.texts is not None or session.stopped_texts is not None:
+        return
+    freeze_text_encoders(session.optimizer)
+    session.stopped_texts = StoppedTexts(session.family, session.components, session.settings.model, session.network)
 
 
 def microbatches(plan: Plan, step: int) -> tuple[int, range]:
@@ -198,26 +234,36 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
-    t = session.noise.sample_timesteps(len(x0), random, x0[0, 0].numel() // 4).to(device, non_blocking=True)
-    epsilon = session.noise.offset_noise(x0.shape, random, settings.noise.noise_offset).to(device, non_blocking=True)
-    noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
+    t = draw_timesteps(session.noise, x0, random, settings.noise)
+    epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
+    noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
+    batch, x0, t, epsilon, noisy = session.team.own(batch, x0, t, epsilon, noisy)  # all draws are made
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
-    prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions), frames)
-    return weighted_mse(
-        prediction,
-        session.noise.target(x0, epsilon, t),
+
+    def answer(captions: Sequence[str]) -> Tensor:
+        return session.family.predict(session.components, noisy, t, encode_captions(session, captions), frames)
+
+    loss_of = partial(
+        training_loss,
+        loss=settings.loss,
         sample_weights_B=batch.loss_weights_B.to(device, non_blocking=True),
         timesteps_B=t,
         noise=session.noise,
-        min_snr_gamma=settings.loss.min_snr_gamma,
     )
+    masks = None if batch.masks_B1HW is None else batch.masks_B1HW.to(device, non_blocking=True)
+    loss = loss_of(answer(batch.captions), session.noise.target(x0, epsilon, t), masks_B1HW=masks)
+    if settings.loss.prior_preservation is not None:
+        pair = with_class_words(session.network, answer, settings.loss.prior_words, len(x0))
+        loss = loss + settings.loss.prior_preservation * loss_of(*pair)
+    return loss
 
 
 def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
     """A draw from the VAE's posterior of the batch, scaled; (B, C, H, W) float32 on the device."""
     if batch.pixels_BCHW is not None:
         with torch.no_grad():
-            mean, std = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+            own = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+        mean, std = (session.team.whole(values, len(batch)) for values in own)
     else:
         mean, std = batch.mean_BCHW.to(session.device), batch.std_BCHW.to(session.device)
     draw = torch.randn(mean.shape, generator=random).to(session.device, non_blocking=True)
@@ -225,10 +271,11 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
 
 
 def encode_captions(session: Session, captions: Sequence[str]) -> Conditioning:
-    """What the denoiser is told; computed once per caption when no text encoder is trained."""
-    if session.texts is not None:
-        return session.texts(captions)
-    return session.family.encode_prompts(session.components, captions, session.settings.model)
+    """What the denoiser is told; computed once per caption when no text encoder is trained (any more)."""
+    weighted = session.settings.dataset.weighted_captions
+    if (texts := session.texts or session.stopped_texts) is not None:
+        return texts(captions, weighted=weighted)
+    return session.family.encode_prompts(session.components, captions, session.settings.model, weighted=weighted)
 
 
 def find_family(settings: RunSettings) -> ModelFamily:

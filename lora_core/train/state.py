@@ -6,6 +6,7 @@ settings that shape the past are kept to refuse a resume that could not be exact
 """
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +18,15 @@ from safetensors.torch import load_file, save_file
 from lora_core.errors import UserError
 from lora_core.settings import RunSettings
 from lora_core.settings.fields import fields_of
+from lora_core.train.ema import Ema
+from lora_core.train.rounding import in_float32
 
 VERSION = 1
+_EMA = "ema.safetensors"
 SHAPES_THE_PAST = (
     "model.base",
+    "model.family",
+    "model.prediction_type",
     "model.clip_skip",
     "model.max_token_length",
     "model.t5_max_token_length",
@@ -38,12 +44,28 @@ SHAPES_THE_PAST = (
     "network.full_matrix",
     "network.decompose_both",
     "network.dim_from_weights",
+    "network.base_weights",
+    "network.init",
+    "network.weight_decompose",
+    "network.constraint",
+    "network.include",
+    "network.exclude",
+    "network.block_ranks",
+    "network.block_alphas",
+    "network.block_conv_ranks",
+    "network.block_conv_alphas",
+    "network.block_lrs",
+    "network.loraplus_ratio",
+    "network.loraplus_unet_ratio",
+    "network.loraplus_text_encoder_ratio",
     "optimizer.name",
-    "train.train_batch_size",
     "train.gradient_accumulation_steps",
     "train.train_text_encoder",
+    "train.adapter_precision",
 )
 """Settings that must be as they were: with others the saved numbers do not fit, or mean something else."""
+_BATCH = ("train.train_batch_size", "launch.processes")
+"""Their product must be as it was: 2 processes of batch size 1 take the same batches as 1 of batch size 2."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +81,12 @@ class Position:
 
 
 def save_state(
-    folder: Path, position: Position, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None
+    folder: Path,
+    position: Position,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any = None,
+    ema: Ema | None = None,
 ) -> None:
     """Write the state as a folder, complete or not at all: it is filled under another name and then renamed."""
     temporary = folder.with_name(folder.name + ".tmp")
@@ -69,6 +96,8 @@ def save_state(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         save_file(weights, temporary / "adapter.safetensors")
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        if ema is not None:
+            save_file({name: tensor.cpu() for name, tensor in ema.state_dict().items()}, temporary / _EMA)
         if scaler is not None:
             torch.save(scaler.state_dict(), temporary / "scaler.pt")
         (temporary / "position.json").write_text(json.dumps(asdict(position), indent=2), encoding="utf-8")
@@ -96,22 +125,41 @@ def read_position(folder: Path) -> Position:
 def check_fits(position: Position, settings: RunSettings, dataset_fingerprint: str, folder: Path) -> None:
     """Raises UserError naming what differs between the run that was saved and the one to go on with."""
     # What a state of an older version does not say was at its default.
-    defaults = {path: fields_of()[path].default for path in SHAPES_THE_PAST}
+    defaults = {path: fields_of()[path].default for path in (*SHAPES_THE_PAST, *_BATCH)}
     then, now = defaults | position.settings, defaults | flat(settings)
     changed = [path for path in SHAPES_THE_PAST if then[path] != now[path]]
     if changed:
         listed = ", ".join(f"{p} ({then[p]} → {now[p]})" for p in changed)
         raise UserError("train.state_settings_differ", path=folder, changed=listed)
+    together, wanted = (math.prod(settings[path] for path in _BATCH) for settings in (then, now))
+    if together != wanted:
+        counts = {"then": together, "now": wanted, "processes": now["launch.processes"]}
+        raise UserError("train.state_batch_differs", path=folder, **counts)
     if position.dataset_fingerprint != dataset_fingerprint:
         raise UserError("train.state_dataset_differs", path=folder)
 
 
-def load_state(folder: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None) -> None:
-    """Put the saved numbers into freshly built objects of the same shape. Never runs code from the files."""
+def load_state(
+    folder: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any = None,
+    ema: Ema | None = None,
+) -> None:
+    """Put the saved numbers into freshly built objects of the same shape. Never runs code from the files.
+
+    An average that the run that was saved did not have starts at its weights.
+    """
     try:
         network.load_state_dict(load_file(folder / "adapter.safetensors"))
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(saved)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        with in_float32(parameters, 0):  # torch brings the optimizer's numbers into the format of the weights
+            optimizer.load_state_dict(saved)
+        if ema is not None:
+            ema.restart()
+            if (folder / _EMA).exists():
+                ema.load_state_dict(load_file(folder / _EMA))
         if scaler is not None and (folder / "scaler.pt").exists():
             scaler.load_state_dict(torch.load(folder / "scaler.pt", weights_only=True))
     except (FileNotFoundError, RuntimeError, KeyError, ValueError) as error:

@@ -11,12 +11,13 @@ from app.live import (
     Previews,
     findings,
     folders_html,
+    layers_html,
     model_html,
     problem_items,
     scale_html,
-    steps_html,
     trained_html,
 )
+from app.summary import summary_html
 from lora_core.errors import Problem
 from lora_core.i18n import LANGUAGES
 from lora_core.settings import RunSettings
@@ -87,8 +88,8 @@ def test_every_fix_can_be_read(language, value):
 def test_the_tree_and_the_steps(images, language):
     seen = look(dataset__train_dir=str(images), train__epochs=2, dataset__resolution="64")
     assert "20_usu bear" in folders_html(seen, language)
-    assert "120" in steps_html(seen, language)
-    assert steps_html(look(), language) == ""
+    assert "<b>120 " in summary_html(seen, language)
+    assert "<b>" not in summary_html(look(), language)
 
 
 def test_names_of_folders_are_text_not_html(images):
@@ -137,3 +138,14 @@ def test_a_folder_that_vanishes_is_no_crash(images):
     seen = look(dataset__train_dir=str(images), dataset__resolution="64")
     gone = replace(seen, found=Previews().get(with_values(seen.settings, {"dataset.train_dir": str(images / "gone")})))
     assert "kb-hint" in folders_html(gone, "en")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_counts_the_layers_that_are_left(language):
+    real = {"model__base": "x.safetensors"}
+    assert "264" in layers_html(look(**real), language)
+    some = layers_html(look(**real, network__include="attn2, /mlp_fc[12]$/", network__block_ranks="MID=4"), language)
+    assert "88" in some  # 64 of the U-Net and 24 of the text encoder
+    assert "4" in some.replace("264", "")
+    assert "attn9" in layers_html(look(**real, network__exclude="attn9"), language)
+    assert layers_html(look(model__base="built-in"), language) == ""

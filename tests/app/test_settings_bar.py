@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from app.widgets.settings_bar import is_pasted, kohya_report, preset_choices, recent_choices, save_name
+from app.widgets.preset_dialog import preset_choices
+from app.widgets.settings_bar import is_pasted, kohya_report, recent_choices, save_name
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import create_run
 from lora_core.settings import RunSettings
 from lora_core.settings.files import remember, save_settings
 from lora_core.settings.kohya import import_tree
-from lora_core.settings.presets import list_presets
+from lora_core.settings.overlay import with_values
+from lora_core.settings.own_presets import save_preset, values_for
+from lora_core.settings.presets import find_preset, list_presets
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -18,6 +21,15 @@ def test_presets_are_offered_with_their_purpose(language):
     choices = preset_choices(language)
     assert [name for _, name in choices] == ["", *(preset.name for preset in list_presets())]
     assert all(words.strip() for words, _ in choices)
+
+
+def test_own_presets_come_first_with_a_star():
+    chosen = ["train"]
+    settings = with_values(RunSettings(), {"train.epochs": 3})
+    values = values_for(settings, chosen, everything=False, yours=False)
+    save_preset("くま用", "", values, chosen)
+    assert preset_choices("ja")[1] == ("★ くま用", "くま用")
+    assert find_preset("くま用").values == {"train.epochs": 3}
 
 
 def test_a_run_is_called_by_its_folder():

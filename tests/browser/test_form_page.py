@@ -84,14 +84,14 @@ def test_a_problem_in_a_closed_part_is_led_to(form):
     open_tab(page, "samples")
     page.click("#kb_problems summary")
     page.locator(".kp-place", has_text="Min SNR gamma").click()
-    page.wait_for_function("document.activeElement.closest('#f-train-min_snr_gamma') !== null")
+    page.wait_for_function("document.activeElement.closest('#f-loss-min_snr_gamma') !== null")
 
 
 def test_an_optimizer_shows_its_own_fields_and_a_fix_sets_the_rate(form):
     page = form()
     open_tab(page, "parameters")
-    assert page.locator("#f-optimizer-d_coef").count() == 0
-    choose(page, "optimizer.name", "Prodigy")
+    assert not page.is_visible("#f-optimizer-d_coef")
+    choose(page, "optimizer.name", "Prodigy (finds the rate, set it to 1)")
     page.wait_for_selector("#f-optimizer-d_coef")
     problem(page, "train.learning_rate").wait_for()
     page.click("#f-train-learning_rate .kp-fix")
@@ -102,13 +102,13 @@ def test_an_optimizer_shows_its_own_fields_and_a_fix_sets_the_rate(form):
 def test_an_algorithm_shows_its_own_fields(form):
     page = form()
     open_tab(page, "parameters")
-    assert page.locator("#f-network-factor").count() == 0
-    assert page.locator("#f-network-conv_rank").count() == 0
+    assert not page.is_visible("#f-network-factor")
+    assert not page.is_visible("#f-network-conv_rank")
     choose(page, "network.algo", "LoKr (Kronecker product)")
     page.wait_for_selector("#f-network-factor")
     page.wait_for_selector("#f-network-conv_rank")
     choose(page, "network.algo", "LoCon (with convolutions)")
-    page.wait_for_selector("#f-network-factor", state="detached")
+    page.wait_for_selector("#f-network-factor", state="hidden")
     page.wait_for_function("document.querySelector('#f-network-conv_rank input').value === '8'")
 
 
