@@ -17,7 +17,7 @@ from lora_core.families.sd import TEXT_BLOCKS, projections
 from lora_core.families.sd_files import load_tokenizer
 from lora_core.families.source import base_path, download
 from lora_core.families.t5_tokenizer import T5Words, download_tokenizer
-from lora_core.flow import STEPS, FlowMatching
+from lora_core.flow import FlowMatching
 from lora_core.settings import FluxModel, RunSettings
 
 PATCH = 2
@@ -134,8 +134,8 @@ class Flux1(KlLatents):
             shift=noise.discrete_flow_shift,
             logit_mean=noise.logit_mean,
             logit_std=noise.logit_std,
-            min_timestep=getattr(noise, "min_timestep", 0),
-            max_timestep=getattr(noise, "max_timestep", STEPS),
+            min_timestep=noise.min_timestep,
+            max_timestep=noise.max_timestep,
             shifts_with_size=components.guidance,
         )
 

@@ -61,6 +61,13 @@ def _given(*paths: str) -> AnyOf:
 _RATES_COUNT: AnyOf = (Needs("optimizer.name", none_of=("Adafactor",)), Needs("optimizer.relative_step", (False,)))
 _RANK_COUNTS: AnyOf = (Needs("network.algo", none_of=("lokr",)), Needs("network.full_matrix", (False,)))
 
+_FLOW: AnyOf = (Needs("model.family", ("flux",)),)
+
+
+def _sampling(*kinds: str) -> AnyOf:
+    return (Needs("noise.timestep_sampling", kinds),)
+
+
 APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
     {
         "dataset.bucket_no_upscale": (_on("dataset.enable_bucket"),),
@@ -78,6 +85,11 @@ APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
         "train.unet_lr": (_RATES_COUNT,),
         "train.text_encoder_lr": (_on("train.train_text_encoder"), _RATES_COUNT),
         "loss.min_snr_gamma": ((Needs("model.family", none_of=("flux",)),),),
+        "noise.timestep_sampling": (_FLOW,),
+        "noise.sigmoid_scale": (_FLOW, _sampling("flux_shift", "shift", "sigmoid")),
+        "noise.discrete_flow_shift": (_FLOW, _sampling("shift")),
+        "noise.logit_mean": (_FLOW, _sampling("logit_normal")),
+        "noise.logit_std": (_FLOW, _sampling("logit_normal")),
         "loss.prior_loss_weight": (_given("dataset.reg_dir"),),
         "save.keep_last_n": (_given("save.save_every_n_epochs", "save.save_every_n_steps"),),
     }
