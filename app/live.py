@@ -142,7 +142,7 @@ Report = Callable[[Look, Language], str]
 def folders_html(look: Look, language: Language) -> str:
     """The tree of folders that was found and how it becomes steps."""
     settings, found = look.settings, look.found
-    if settings.dataset.train_dir is None:
+    if settings.dataset.train_dir is None and settings.dataset.config is None:
         return _hint("folders.hint", language)
     lines = [
         f'<li class="{"reg" if subset.is_reg else "train"}">{escape(subset.line(language))}</li>'
@@ -178,9 +178,10 @@ def trained_html(look: Look, language: Language) -> str:
     train = look.settings.train
     if not getattr(look.settings.optimizer, "relative_step", False):
         unet = f"{train.unet_lr or train.learning_rate:g}"
-        text = f"{train.text_encoder_lr or train.learning_rate:g}"
-        key = "parameters.trained_both" if train.train_text_encoder else "parameters.trained_unet"
-        words = say(key, language, unet=unet, text=text)
+        text = train.text_encoder_lr or train.learning_rate
+        both = "parameters.trained_two" if look.settings.model.family == "sdxl" else "parameters.trained_both"
+        key = both if train.train_text_encoder else "parameters.trained_unet"
+        words = say(key, language, unet=unet, text=f"{text:g}", text_2=f"{train.text_encoder_2_lr or text:g}")
     else:
         words = say("parameters.trained_own", language)
     return f'<div class="kb-note">{escape(words)}</div>'

@@ -1,5 +1,6 @@
 """Times, sizes and states in words, for what the server writes into the page."""
 
+import re
 import time
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def duration(seconds: float, language: Language) -> str:
     if hours < 48:
         return say("jobs.hours", language, hours=hours, minutes=f"{minutes:02d}")
     return say("jobs.days", language, days=hours // 24, hours=hours % 24)
+
+
+_PARTS = ("text_encoder_2", "text_encoder", "unet")
+"""The longer names first: each begins like one after it."""
+
+
+def part_name(group: str, language: Language) -> str:
+    """What a learning rate belongs to, from the name of the optimizer's group: a part, perhaps with more behind it."""
+    part = next((part for part in _PARTS if re.fullmatch(rf"{part}([./:].*)?", group)), "")
+    if not part:
+        return group
+    name, rest = say(f"monitor.chart.part.{part}", language), group[len(part) + 1 :]
+    return f"{name} · {rest}" if rest else name
 
 
 def clock(seconds: float) -> str:

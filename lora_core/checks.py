@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.i18n import Language, text
 from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
 from lora_core.settings.applies import APPLIES, applies, conditions
 from lora_core.settings.fields import default_of, label, values_of
+from lora_core.settings.optimizer import ONE_RATE_FOR_ALL, SCHEDULE_FREE
 
 Found = Iterator[Problem]
 
@@ -43,6 +45,8 @@ def rates(settings: RunSettings) -> dict[str, float]:
     parts = {"train.unet_lr": train.unet_lr}
     if train.train_text_encoder:
         parts["train.text_encoder_lr"] = train.text_encoder_lr
+        if settings.model.family == "sdxl" and train.text_encoder_2_lr is not None:
+            parts["train.text_encoder_2_lr"] = train.text_encoder_2_lr
     return {
         path if rate is not None else "train.learning_rate": rate if rate is not None else train.learning_rate
         for path, rate in parts.items()
@@ -56,11 +60,19 @@ def _uses_rates(settings: RunSettings) -> bool:
 
 def _ordinary_rates(settings: RunSettings) -> dict[str, float]:
     """The learning rates, if they are plain step sizes; empty if the optimizer finds its own."""
-    ordinary = settings.optimizer.name not in FINDS_ITS_OWN_RATE and _uses_rates(settings)
+    name = settings.optimizer.name
+    ordinary = name not in FINDS_ITS_OWN_RATE and name not in _PLAIN_DESCENT and _uses_rates(settings)
     return rates(settings) if ordinary else {}
 
 
-_ONE_RATE = {"train.learning_rate": 1.0, "train.unet_lr": None, "train.text_encoder_lr": None}
+_PLAIN_DESCENT = frozenset({"SGDNesterov", "SGDNesterov8bit", "SGDScheduleFree"})
+"""Their steps are as large as the gradients, which are tiny: rates are thousands of times those of AdamW."""
+_ONE_RATE = {
+    "train.learning_rate": 1.0,
+    "train.unet_lr": None,
+    "train.text_encoder_lr": None,
+    "train.text_encoder_2_lr": None,
+}
 _LEAST_MULTIPLIER = 0.1
 _HIGH_RATE = 0.01
 """Far above what any LoRA takes with an ordinary optimizer: usually left over from Prodigy's 1."""
@@ -79,9 +91,10 @@ def own_rate_too_low(settings: RunSettings) -> Found:
 def own_rate_differs(settings: RunSettings) -> Found:
     """They find one rate for the whole LoRA, so that parts can't have different ones."""
     found = set(rates(settings).values())
-    if settings.optimizer.name in FINDS_ITS_OWN_RATE and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
-        fix = {"train.unet_lr": None, "train.text_encoder_lr": None}
-        path = "train.text_encoder_lr" if settings.train.text_encoder_lr is not None else "train.unet_lr"
+    if settings.optimizer.name in ONE_RATE_FOR_ALL and len(found) > 1 and min(found) >= _LEAST_MULTIPLIER:
+        own = ("train.unet_lr", "train.text_encoder_lr", "train.text_encoder_2_lr")
+        fix = dict.fromkeys(own)
+        path = next(path for path in own[::-1] if getattr(settings.train, path.removeprefix("train.")) is not None)
         yield _error(path, "checks.own_rate_differs", fix, optimizer=settings.optimizer.name)
 
 
@@ -90,6 +103,57 @@ def rate_too_high(settings: RunSettings) -> Found:
         if rate > _HIGH_RATE:
             values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}"}
             yield _warning(path, "checks.rate_high", {path: 1e-4}, **values)
+
+
+_LION = (3e-4, 3e-5)
+_LARGE_STEPS = {"Lion": _LION, "Lion8bit": _LION, "PagedLion8bit": _LION, "Muon": (2e-3, 2e-4)}
+"""Optimizers with larger steps than AdamW's at the same rate: above which they break LoRAs, and the usual rate."""
+
+
+def rate_too_high_for_optimizer(settings: RunSettings) -> Found:
+    """Lion moves every weight by the whole rate; Muon's rates elsewhere, 0.02, are before a scale that it has here."""
+    limit, usual = _LARGE_STEPS.get(settings.optimizer.name, (_HIGH_RATE, _HIGH_RATE))
+    for path, rate in rates(settings).items():
+        if limit < rate <= _HIGH_RATE:
+            values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}", "usual": f"{usual:g}"}
+            yield _warning(path, "checks.rate_high_for_optimizer", {path: usual}, **values)
+
+
+def rate_too_low_for_descent(settings: RunSettings) -> Found:
+    for path, rate in rates(settings).items():
+        if settings.optimizer.name in _PLAIN_DESCENT and rate < _HIGH_RATE:
+            values = {"optimizer": settings.optimizer.name, "rate": f"{rate:g}"}
+            yield _warning(path, "checks.rate_low_for_descent", {path: 1.0}, **values)
+
+
+def average_of_averages(settings: RunSettings) -> Found:
+    if settings.train.ema_decay is not None and settings.optimizer.name in SCHEDULE_FREE:
+        fix = {"train.ema_decay": None}
+        yield _error("train.ema_decay", "checks.average_of_averages", fix, optimizer=settings.optimizer.name)
+
+
+def text_encoder_options_unused(settings: RunSettings) -> Found:
+    """What is set for a text encoder that is trained, or is not."""
+    train = settings.train
+    for path in ("train.stop_text_encoder_training", "train.stop_text_encoder_steps"):
+        if not train.train_text_encoder and getattr(train, path.removeprefix("train.")) is not None:
+            yield _warning(path, "checks.stop_unused", {path: None})
+    path = "train.cache_text_encoder_outputs"
+    if train.train_text_encoder and train.cache_text_encoder_outputs == "disk":
+        yield _warning(path, "checks.text_cache_unused", {path: "memory"})
+
+
+def adapter_in_bf16_with_fp16(settings: RunSettings) -> Found:
+    """Gradients in bf16 can't be scaled as fp16 needs it."""
+    if settings.train.adapter_precision == "bf16" and settings.train.mixed_precision == "fp16":
+        yield _error("train.adapter_precision", "checks.bf16_with_fp16", {"train.adapter_precision": "float32"})
+
+
+def warmup_longer_than_run(settings: RunSettings) -> Found:
+    total, steps = settings.train.max_train_steps, getattr(settings.schedule, "warmup_steps", None)
+    if total is not None and steps is not None and steps >= total:
+        fix = {"schedule.warmup_steps": total // 10}
+        yield _warning("schedule.warmup_steps", "checks.warmup_long", fix, steps=steps, total=total)
 
 
 def rate_too_high_for_rank(settings: RunSettings) -> Found:
@@ -179,9 +243,11 @@ def custom_optimizer(settings: RunSettings) -> Found:
 
 def text_encoder_rate_unused(settings: RunSettings) -> Found:
     train = settings.train
-    if not train.train_text_encoder and train.text_encoder_lr is not None:
-        path = "train.text_encoder_lr"
-        yield _warning(path, "checks.text_encoder_rate_unused", {path: None}, rate=f"{train.text_encoder_lr:g}")
+    if train.train_text_encoder:
+        return
+    for path in ("train.text_encoder_lr", "train.text_encoder_2_lr"):
+        if (rate := getattr(train, path.removeprefix("train."))) is not None:
+            yield _warning(path, "checks.text_encoder_rate_unused", {path: None}, rate=f"{rate:g}")
 
 
 def fp16_on_cpu(settings: RunSettings) -> Found:
@@ -197,7 +263,8 @@ def cache_with_random_crop(settings: RunSettings) -> Found:
 
 def keep_tokens_unused(settings: RunSettings) -> Found:
     dataset = settings.dataset
-    if dataset.keep_tokens and not dataset.shuffle_caption:
+    moving = dataset.shuffle_caption or dataset.caption_tag_dropout_rate or dataset.token_warmup_step is not None
+    if dataset.keep_tokens and not moving:
         fix = {"dataset.shuffle_caption": True}
         yield _warning("dataset.keep_tokens", "checks.keep_tokens", fix, count=dataset.keep_tokens)
 
@@ -213,7 +280,9 @@ def captions_never_seen(settings: RunSettings) -> Found:
 
 
 def regularisation_without_weight(settings: RunSettings) -> Found:
-    if settings.dataset.reg_dir is not None and settings.loss.prior_loss_weight == 0:
+    dataset = settings.dataset
+    has_reg = dataset.reg_dir is not None and dataset.config is None
+    if has_reg and settings.loss.prior_loss_weight == 0:
         fix = {"loss.prior_loss_weight": 1.0}
         yield _warning("loss.prior_loss_weight", "checks.regularisation_weight", fix)
 
@@ -316,11 +385,39 @@ def samples_never_drawn(settings: RunSettings) -> Found:
         yield _warning("sample.every_n_epochs", "checks.samples_never", {"sample.every_n_epochs": 1})
 
 
+def folders_not_used(settings: RunSettings) -> Found:
+    """A dataset file takes the place of the folders, as in sd-scripts; a caption list that of regularisation."""
+    dataset = settings.dataset
+    if dataset.config is not None:
+        for name in ("train_dir", "reg_dir", "metadata_file"):
+            if getattr(dataset, name) is not None:
+                path = f"dataset.{name}"
+                yield _warning(path, "checks.folder_not_used", {path: None}, file=dataset.config)
+    elif dataset.metadata_file is not None and dataset.reg_dir is not None:
+        fix = {"dataset.reg_dir": None}
+        yield _warning("dataset.reg_dir", "checks.folder_not_used", fix, file=dataset.metadata_file)
+
+
+def first_tags_unused(settings: RunSettings) -> Found:
+    dataset = settings.dataset
+    if dataset.token_warmup_min != 1 and dataset.token_warmup_step is None:
+        yield _warning("dataset.token_warmup_min", "checks.token_warmup", {"dataset.token_warmup_min": 1})
+
+
+OF_A_DATASET: tuple[Callable[[RunSettings], Found], ...] = (bucket_limits, bucket_steps, resolution_without_buckets)
+"""Rules that hold for each dataset of a dataset file as for the run's own."""
+
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
     own_rate_differs,
     rate_too_high,
+    rate_too_high_for_optimizer,
+    rate_too_low_for_descent,
     rate_too_high_for_rank,
+    warmup_longer_than_run,
+    average_of_averages,
+    text_encoder_options_unused,
+    adapter_in_bf16_with_fp16,
     alpha_over_rank,
     conv_alpha_over_rank,
     locon_without_convolutions,
@@ -336,12 +433,15 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     keep_tokens_unused,
     captions_never_seen,
     regularisation_without_weight,
+    folders_not_used,
+    first_tags_unused,
     bucket_limits,
     bucket_steps,
     resolution_without_buckets,
     name_too_long,
     never_saved_on_the_way,
     samples_never_drawn,
+    *LOSS_AND_NOISE,
 )
 
 

@@ -4,12 +4,14 @@ Symbols: x0 clean latents, epsilon noise, alpha_bar the share of signal left (``
 x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) epsilon.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from lora_core.settings import NoiseSettings
 
 PredictionType = Literal["epsilon", "v_prediction"]
 Schedule = Literal["scaled_linear", "linear"]
@@ -27,6 +29,20 @@ def signal_left(beta_start: float, beta_end: float, steps: int, schedule: Schedu
     return torch.cumprod(1.0 - betas, dim=0)
 
 
+def zero_terminal(alpha_bar: Tensor) -> Tensor:
+    """alpha_bar moved and stretched so that nothing of the signal is left at the last step; the first stays.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1. Through beta and back
+    as there, so that the numbers are those the samplers compute.
+    """
+    root = alpha_bar.sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    stretched = ((root - last) * (first / (first - last))).square()
+    alphas = torch.cat([stretched[:1], stretched[1:] / stretched[:-1]])
+    betas = 1 - alphas
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
 def diffuse(x0: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) epsilon; DDPM equation 4. alpha_bar broadcasts against x0."""
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * epsilon
@@ -39,7 +55,9 @@ def velocity(x0: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:
 
 def min_snr(snr: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
     """Loss weight min(snr, gamma) / snr, and / (snr + 1) for velocity; Hang et al. 2023, section 3.4."""
-    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+    if prediction_type == "epsilon":
+        return (snr.clamp(max=gamma) / snr).nan_to_num(nan=1.0)  # 0 / 0: nothing of the signal is left
+    return snr.clamp(max=gamma) / (snr + 1)
 
 
 def offset_noise(shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
@@ -53,10 +71,26 @@ def offset_noise(shape: Sequence[int], generator: torch.Generator, offset: float
     return noise
 
 
+def obeying(schedule: Mapping[str, Any], noise: NoiseSettings) -> dict[str, Any]:
+    """The arguments of a model's Ddpm with what the settings have to say about it.
+
+    Those of other processes stay as they are.
+    """
+    if "beta_start" not in schedule:
+        return dict(schedule)
+    last = noise.max_timestep if noise.max_timestep < schedule["steps"] else None
+    wanted = {"min_timestep": noise.min_timestep, "max_timestep": last}
+    if noise.zero_terminal_snr != "auto":
+        wanted["zero_terminal_snr"] = noise.zero_terminal_snr == "on"
+    return {**schedule, **wanted}
+
+
 class NoiseProcess(Protocol):
     """What training asks of the way noise is added, discrete (Ddpm) or continuous (flow matching)."""
 
     prediction_type: str
+    steps: int
+    """Timesteps of the whole way from picture to noise."""
 
     def to(self, device: torch.device | str) -> Self:
         """With its tables on a device."""
@@ -64,10 +98,6 @@ class NoiseProcess(Protocol):
 
     def sample_timesteps(self, n: int, generator: torch.Generator, latent_tokens: int | None = None) -> Tensor:
         """(n,) timesteps on the CPU. ``latent_tokens``: how many places the denoiser attends to, where that counts."""
-        ...
-
-    def offset_noise(self, shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
-        """Noise of a shape, on the CPU."""
         ...
 
     def add_noise(self, x0_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
@@ -79,11 +109,7 @@ class NoiseProcess(Protocol):
         ...
 
     def snr(self, t_B: Tensor) -> Tensor:
-        """(B,) signal-to-noise ratio."""
-        ...
-
-    def min_snr_weight(self, t_B: Tensor, gamma: float) -> Tensor:
-        """(B,) factor for the loss of each sample."""
+        """(B,) signal-to-noise ratio, 0 where nothing of the signal is left."""
         ...
 
 
@@ -100,11 +126,16 @@ class Ddpm:
     beta_end: float = 0.012
     steps: int = 1000
     schedule: Schedule = "scaled_linear"
+    zero_terminal_snr: bool = False
+    """Nothing of the picture is left at the last step."""
+    min_timestep: int = 0
+    max_timestep: int | None = None
+    """Steps in [min_timestep, max_timestep) are trained; None: up to the last."""
     alpha_bar: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         table = signal_left(self.beta_start, self.beta_end, self.steps, self.schedule)
-        object.__setattr__(self, "alpha_bar", table)
+        object.__setattr__(self, "alpha_bar", zero_terminal(table) if self.zero_terminal_snr else table)
 
     def to(self, device: torch.device | str) -> "Ddpm":
         """Moves the table once, so that a step on a graphics card copies nothing."""
@@ -112,8 +143,8 @@ class Ddpm:
         return self
 
     def sample_timesteps(self, n: int, generator: torch.Generator, latent_tokens: int | None = None) -> Tensor:
-        """(n,) int64 on the CPU, each step equally likely."""
-        return torch.randint(0, self.steps, (n,), generator=generator)
+        """(n,) int64 on the CPU, each step of the trained range equally likely."""
+        return torch.randint(self.min_timestep, self.max_timestep or self.steps, (n,), generator=generator)
 
     def offset_noise(self, shape: Sequence[int], generator: torch.Generator, offset: float | None = None) -> Tensor:
         """See the function of the same name."""

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_core.data.checks import checked
-from lora_core.data.epoch import batches_per_epoch, by_bucket
-from lora_core.data.folders import Scan, scan
+from lora_core.data.epoch import batches_per_epoch, by_bucket, size_of_batch
+from lora_core.data.folders import scan
 from lora_core.data.samples import Sample, build_samples
+from lora_core.data.subsets import Scan
 from lora_core.data.wording import counted, enumerated
 from lora_core.i18n import Language, text
-from lora_core.settings import RunSettings
+from lora_core.settings import RunSettings, sides
 
 MOST_FOLDERS = 8
 """So many folders get a line each; more are summed up in one."""
@@ -24,6 +25,18 @@ class FolderCount:
     repeats: int
     images: int
     samples: int
+
+
+@dataclass(frozen=True)
+class DatasetCount:
+    """A dataset's part in an epoch, of a dataset file."""
+
+    number: int
+    resolution: str
+    batch_size: int
+    samples: int
+    buckets: int
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Plan:
     batches_per_epoch: int
     epochs_wanted: int
     max_train_steps: int | None
+    datasets: tuple[DatasetCount, ...] = ()
+    """Those of a dataset file, where each has its own sizes and batches; empty without one."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], settings: RunSettings, *, reg_images_found: int | None = None) -> "Plan":
@@ -56,6 +71,7 @@ class Plan:
             batches_per_epoch=batches_per_epoch(samples, settings.train.train_batch_size),
             epochs_wanted=settings.train.epochs,
             max_train_steps=settings.train.max_train_steps,
+            datasets=_datasets(samples, settings.train.train_batch_size),
         )
 
     @property
@@ -128,16 +144,7 @@ class Plan:
         batches = counted("plan.n_batches", self.batches_per_epoch, language)
         per_epoch = steps(self.steps_per_epoch)
         planned = self.steps_per_epoch * self.epochs_wanted
-        lines = [
-            text(
-                self._batches_key(),
-                language,
-                samples=self.samples,
-                batch=self.batch_size,
-                buckets=len(self.buckets),
-                batches=batches if self.accumulation > 1 else per_epoch,
-            )
-        ]
+        lines = self._batch_lines(batches if self.accumulation > 1 else per_epoch, language)
         if self.accumulation > 1:
             values = {"batches": batches, "accumulation": self.accumulation, "per_epoch": per_epoch}
             lines.append(text("plan.accumulation", language, **values))
@@ -146,6 +153,14 @@ class Plan:
         if self.total_steps < planned:
             lines.append(text("plan.cut", language, total=steps(self.total_steps)))
         return lines
+
+    def _batch_lines(self, batches: str, language: Language) -> list[str]:
+        """From samples to batches; for a dataset file one line a dataset and their sum."""
+        if self.datasets:
+            lines = [_dataset_line(dataset, language) for dataset in self.datasets[:MOST_FOLDERS]]
+            return [*lines, text("plan.datasets", language, samples=self.samples, batches=batches)]
+        values = {"samples": self.samples, "batch": self.batch_size, "buckets": len(self.buckets)}
+        return [text(self._batches_key(), language, **values, batches=batches)]
 
     def _batches_key(self) -> str:
         if self.batches_per_epoch * self.batch_size == self.samples:
@@ -177,7 +192,7 @@ def plan_of_scan(found: Scan, settings: RunSettings) -> Plan:
 def _counted(samples: Iterable[Sample]) -> tuple[FolderCount, ...]:
     folders: dict[object, list[Sample]] = {}
     for sample in samples:
-        folders.setdefault(sample.subset.folder, []).append(sample)
+        folders.setdefault((sample.subset.dataset, sample.subset.folder), []).append(sample)
     return tuple(
         FolderCount(
             name=same[0].subset.name,
@@ -186,6 +201,37 @@ def _counted(samples: Iterable[Sample]) -> tuple[FolderCount, ...]:
             samples=len(same),
         )
         for same in folders.values()
+    )
+
+
+def _datasets(samples: Sequence[Sample], batch_size: int) -> tuple[DatasetCount, ...]:
+    by_number: dict[int, list[Sample]] = {}
+    for sample in samples:
+        if sample.subset.dataset:
+            by_number.setdefault(sample.subset.dataset, []).append(sample)
+    return tuple(
+        DatasetCount(
+            number=number,
+            resolution=" × ".join(map(str, sides(own[0].subset.options.resolution))),
+            batch_size=size_of_batch(own[0], batch_size),
+            samples=len(own),
+            buckets=len(by_bucket(own)),
+            batches=batches_per_epoch(own, batch_size),
+        )
+        for number, own in by_number.items()
+    )
+
+
+def _dataset_line(dataset: DatasetCount, language: Language) -> str:
+    return text(
+        "plan.dataset",
+        language,
+        number=dataset.number,
+        resolution=dataset.resolution,
+        batch=dataset.batch_size,
+        samples=dataset.samples,
+        buckets=dataset.buckets,
+        batches=counted("plan.n_batches", dataset.batches, language),
     )
 
 

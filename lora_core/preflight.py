@@ -13,23 +13,15 @@ from pathlib import Path
 from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
+from lora_core.data.mask_files import mask_problems
 from lora_core.errors import Problem, UserError
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
-from lora_core.io.headers import identify
+from lora_core.io.headers import FileKind, identify
 from lora_core.plan import plan_of_scan
 from lora_core.settings import NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
-
-NEEDS_PACKAGE = {
-    "AdamW8bit": "bitsandbytes",
-    "PagedAdamW8bit": "bitsandbytes",
-    "Lion8bit": "bitsandbytes",
-    "Lion": "pytorch_optimizer",
-    "DAdaptAdam": "pytorch_optimizer",
-    "Prodigy": "prodigyopt",
-    "AdamWScheduleFree": "schedulefree",
-}
+from lora_core.train.optimizer_table import package_of
 
 
 def check(settings: RunSettings, *, starting: bool = False, deep: bool = False) -> list[Problem]:
@@ -48,7 +40,7 @@ def required(settings: RunSettings) -> Iterator[Problem]:
     """Fields without which there is nothing to do."""
     if not settings.model.base.strip():
         yield Problem("model.base", "preflight.no_model", fix={"model.base": BUILT_IN})
-    if settings.dataset.train_dir is None:
+    if settings.dataset.train_dir is None and settings.dataset.config is None:
         yield Problem("dataset.train_dir", "preflight.no_images_folder")
     if settings.save.output_dir is None:
         yield Problem("save.output_dir", "preflight.no_output_folder")
@@ -59,19 +51,40 @@ def model(settings: RunSettings) -> Iterator[Problem]:
     if not settings.model.base.strip():
         return
     try:
-        require_base(settings.model)
+        kind = require_base(settings.model)
     except UserError as error:
-        yield Problem.of("model.vae" if error.key.startswith("vae.") else "model.base", error)
+        path = "model.vae" if error.key.startswith("vae.") else "model.base"
+        found = error.values.get("found")  # the family that the file is of, where that is the one thing wrong
+        yield Problem(path, error.key, error.values, fix={"model.family": found} if found else {})
+        return
+    yield from _guessed_prediction(settings, kind)
+
+
+def _guessed_prediction(settings: RunSettings, kind: FileKind | None) -> Iterator[Problem]:
+    """A file of Stable Diffusion 2 does not say what it predicts; the wrong one trains a LoRA that draws noise."""
+    if kind is None or kind.prediction_from == "file" or getattr(settings.model, "prediction_type", "") != "auto":
+        return
+    guess = kind.prediction_type
+    names = {"epsilon": "epsilon", "v_prediction": "v-prediction"}
+    values = {"path": kind.path, "guess": names[guess], "other": next(n for p, n in names.items() if p != guess)}
+    yield Problem(
+        "model.prediction_type",
+        f"preflight.prediction_{'by_weights' if kind.prediction_from == 'weights' else 'assumed'}",
+        values,
+        "warning",
+        fix={"model.prediction_type": guess},
+    )
 
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:
     """The folders, images and captions, and whether they come to at least one step."""
-    if settings.dataset.train_dir is None:
+    if settings.dataset.train_dir is None and settings.dataset.config is None:
         return
     found = checked(scan(settings.dataset), settings.dataset, deep=deep)
     yield from found.problems
+    yield from mask_problems(settings, found)
     if found.train and found.ok and plan_of_scan(found, settings).total_steps < 1:
-        yield Problem("dataset.train_dir", "preflight.no_steps", {"path": settings.dataset.train_dir})
+        yield Problem(found.train[0].setting, "preflight.no_steps", {"path": found.train[0].folder})
 
 
 def output(settings: RunSettings) -> Iterator[Problem]:
@@ -126,7 +139,7 @@ def prompts(settings: RunSettings) -> Iterator[Problem]:
 
 def packages(settings: RunSettings) -> Iterator[Problem]:
     """What the optimizer needs is installed and works on this system."""
-    package = NEEDS_PACKAGE.get(settings.optimizer.name)
+    package = package_of(settings.optimizer.name)
     if package and importlib.util.find_spec(package) is None:
         values = {"name": settings.optimizer.name, "package": package}
         yield Problem("optimizer.name", "preflight.package_missing", values, fix={"optimizer.name": "AdamW"})

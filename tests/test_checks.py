@@ -11,6 +11,7 @@ from lora_core.settings.overlay import apply_fix, with_values
 UPSCALED = {"dataset.bucket_no_upscale": False}
 PRODIGY = {"optimizer.name": "Prodigy", "train.learning_rate": 1.0}
 OWN_RATE = {"optimizer.name": "Adafactor", "schedule.name": "adafactor"}
+FLUX = {"model.family": "flux"}
 
 # name: (what is set, at which setting, how grave, which sentence)
 BROKEN = {
@@ -31,6 +32,49 @@ BROKEN = {
         "train.learning_rate",
         "warning",
         "rate_high_for_rank",
+    ),
+    "Lion at 1e-3": (
+        {"optimizer.name": "Lion", "train.learning_rate": 1e-3},
+        "train.learning_rate",
+        "warning",
+        "rate_high_for_optimizer",
+    ),
+    "Muon at 0.005": (
+        {"optimizer.name": "Muon", "train.unet_lr": 0.005},
+        "train.unet_lr",
+        "warning",
+        "rate_high_for_optimizer",
+    ),
+    "descent at 1e-4": ({"optimizer.name": "SGDNesterov"}, "train.learning_rate", "warning", "rate_low_for_descent"),
+    "endless warm-up": (
+        {"train.max_train_steps": 50, "schedule.warmup_steps": 50},
+        "schedule.warmup_steps",
+        "warning",
+        "warmup_long",
+    ),
+    "average of averages": (
+        {"optimizer.name": "AdamWScheduleFree", "schedule.name": "constant", "train.ema_decay": 0.99},
+        "train.ema_decay",
+        "error",
+        "average_of_averages",
+    ),
+    "stop without start": (
+        {"train.train_text_encoder": False, "train.stop_text_encoder_training": 30},
+        "train.stop_text_encoder_training",
+        "warning",
+        "stop_unused",
+    ),
+    "text cache of what changes": (
+        {"train.cache_text_encoder_outputs": "disk"},
+        "train.cache_text_encoder_outputs",
+        "warning",
+        "text_cache_unused",
+    ),
+    "bf16 LoRA in fp16": (
+        {"train.adapter_precision": "bf16", "train.mixed_precision": "fp16"},
+        "train.adapter_precision",
+        "error",
+        "bf16_with_fp16",
     ),
     "alpha above rank": ({"network.alpha": 32}, "network.alpha", "warning", "alpha_over_rank"),
     "alpha 1": ({"network.rank": 32, "network.alpha": 1}, "network.alpha", "warning", "alpha_tiny"),
@@ -147,9 +191,109 @@ BROKEN = {
         "warning",
         "samples_never",
     ),
+    **{
+        f"FLUX with {path}": (FLUX | {path: value}, path, "warning", sentence)
+        for path, value, sentence in (
+            ("loss.min_snr_gamma", 5, "flow_weights"),
+            ("loss.debiased_estimation_loss", True, "flow_weights"),
+            ("loss.scale_v_pred_loss_like_noise_pred", True, "flow_weights"),
+            ("loss.v_pred_like_loss", 0.5, "flow_weights"),
+            ("noise.noise_offset", 0.1, "flow_noise"),
+            ("noise.zero_terminal_snr", "on", "flow_noise"),
+        )
+    },
+    "zero SNR with epsilon": (
+        {"noise.zero_terminal_snr": "on", "model.prediction_type": "epsilon"},
+        "noise.zero_terminal_snr",
+        "warning",
+        "zero_snr_epsilon",
+    ),
+    "a velocity's weight for noise": (
+        {"loss.scale_v_pred_loss_like_noise_pred": True, "model.prediction_type": "epsilon"},
+        "loss.scale_v_pred_loss_like_noise_pred",
+        "warning",
+        "not_for_epsilon",
+    ),
+    "a noise's addition for velocity": (
+        {"loss.v_pred_like_loss": 0.1, "model.prediction_type": "v_prediction"},
+        "loss.v_pred_like_loss",
+        "warning",
+        "not_for_velocity",
+    ),
+    "weighted twice": (
+        {"loss.min_snr_gamma": 5, "loss.debiased_estimation_loss": True},
+        "loss.debiased_estimation_loss",
+        "warning",
+        "two_weightings",
+    ),
+    "timesteps upside down": (
+        {"noise.min_timestep": 600, "noise.max_timestep": 600},
+        "noise.min_timestep",
+        "error",
+        "timestep_range",
+    ),
+    "multires beside": (
+        {"noise.multires_noise_iterations": 6},
+        "noise.multires_noise_iterations",
+        "warning",
+        "noise_other_kind",
+    ),
+    "multires without iterations": (
+        {"noise.noise_offset_type": "multires"},
+        "noise.multires_noise_iterations",
+        "warning",
+        "multires_without_iterations",
+    ),
+    "adaptive nothing": (
+        {"noise.adaptive_noise_scale": 0.1},
+        "noise.adaptive_noise_scale",
+        "warning",
+        "offset_missing",
+    ),
+    "random nothing": (
+        {"noise.noise_offset_random_strength": True},
+        "noise.noise_offset_random_strength",
+        "warning",
+        "offset_missing",
+    ),
+    "random perturbation of nothing": (
+        {"noise.ip_noise_gamma_random_strength": True},
+        "noise.ip_noise_gamma_random_strength",
+        "warning",
+        "ip_noise_missing",
+    ),
+    "masks for nothing": ({"dataset.mask_dir": "/m"}, "dataset.mask_dir", "warning", "mask_folder_unused"),
+    "class words for nothing": ({"loss.prior_words": "bear"}, "loss.prior_words", "warning", "prior_words_unused"),
+    "class words of the trigger": (
+        {"loss.prior_preservation": 1, "loss.prior_words": "a Usu bear", "dataset.trigger_words": "usu bear"},
+        "loss.prior_words",
+        "warning",
+        "prior_words_trigger",
+    ),
+    "folder beside a dataset file": (
+        {"dataset.config": "d.toml", "dataset.train_dir": "a"},
+        "dataset.train_dir",
+        "warning",
+        "folder_not_used",
+    ),
+    "regularisation beside a caption list": (
+        {"dataset.metadata_file": "m.json", "dataset.reg_dir": "a"},
+        "dataset.reg_dir",
+        "warning",
+        "folder_not_used",
+    ),
+    "first tags without a warm-up": (
+        {"dataset.token_warmup_min": 3},
+        "dataset.token_warmup_min",
+        "warning",
+        "token_warmup",
+    ),
 }
 
 SOUND = {
+    "tags dropped behind the first": {"dataset.keep_tokens": 1, "dataset.caption_tag_dropout_rate": 0.1},
+    "tags warmed up behind the first": {"dataset.keep_tokens": 1, "dataset.token_warmup_step": 0.5},
+    "a dataset file": {"dataset.config": "d.toml"},
     "the defaults": {},
     "Prodigy at 1": PRODIGY,
     "Prodigy with equal rates": PRODIGY | {"train.unet_lr": 0.5, "train.text_encoder_lr": 0.5},
@@ -172,6 +316,15 @@ SOUND = {
     "steps decide": {"save.save_every_n_epochs": 11, "train.max_train_steps": 10_000},
     "no prompts": {"sample.at_start": False, "sample.every_n_epochs": None},
     "prompts switched off": {"sample.prompts": "# bear\n\n", "sample.at_start": False, "sample.every_n_epochs": None},
+    "FLUX with a Huber loss": FLUX | {"loss.loss_type": "huber", "noise.ip_noise_gamma": 0.1},
+    "v-prediction to pure noise": {"noise.zero_terminal_snr": "on", "model.prediction_type": "v_prediction"},
+    "both kinds of noise": {
+        "noise.noise_offset_type": "both",
+        "noise.noise_offset": 0.05,
+        "noise.multires_noise_iterations": 6,
+    },
+    "masks": {"loss.masked_loss": "folder", "dataset.mask_dir": "/m"},
+    "the class kept": {"loss.prior_preservation": 1, "loss.prior_words": "bear", "dataset.trigger_words": "usu bear"},
     "the longest name": {"save.output_name": "x" * 120},
 }
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from lora_core.noise import Ddpm, min_snr, offset_noise
+from lora_core.noise import Ddpm, min_snr, obeying, offset_noise, zero_terminal
+from lora_core.settings import NoiseSettings
 
 TYPES = ["epsilon", "v_prediction"]
 
@@ -90,3 +91,67 @@ def test_offset_shifts_whole_channels(offset):
     torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), rtol=1e-3, atol=1e-4)
     assert shift.std() > 0.3
     assert torch.equal(plain, torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("prediction_type", TYPES)
+@pytest.mark.parametrize("schedule", ["scaled_linear", "linear"])
+def test_zero_terminal_snr_equals_diffusers_and_leaves_nothing_at_the_end(prediction_type, schedule, batch):
+    x0, noise, t = batch
+    oracle = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule=schedule,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=True,
+    )
+    ours = Ddpm(prediction_type, schedule=schedule, zero_terminal_snr=True)
+    assert torch.equal(ours.alpha_bar, oracle.alphas_cumprod)
+    torch.testing.assert_close(ours.add_noise(x0, noise, t), oracle.add_noise(x0, noise, t), rtol=0, atol=1e-6)
+    last = torch.full((6,), 999)
+    assert torch.equal(ours.add_noise(x0, noise, last), noise)
+    assert torch.equal(ours.target(x0, noise, last), noise if prediction_type == "epsilon" else -x0)
+    assert not ours.snr(last).any()
+    assert ours.alpha_bar[0] == pytest.approx(Ddpm(schedule=schedule).alpha_bar[0])
+
+
+def test_zero_terminal_snr_equals_algorithm_1_in_float64():
+    root = Ddpm().alpha_bar.double().sqrt()
+    expected = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+    torch.testing.assert_close(zero_terminal(Ddpm().alpha_bar).double(), expected, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weighs_pure_noise_as_the_steps_before_it(gamma):
+    assert float(min_snr(torch.zeros(()), gamma, "epsilon")) == 1
+    assert float(min_snr(torch.zeros(()), gamma, "v_prediction")) == 0
+
+
+def test_timesteps_keep_to_the_range_that_is_trained():
+    t = Ddpm(min_timestep=200, max_timestep=300).sample_timesteps(20_000, torch.Generator().manual_seed(0))
+    assert torch.equal(t.unique(), torch.arange(200, 300))
+    assert torch.bincount(t - 200).min() > 120
+
+
+def test_the_whole_range_draws_as_without_one():
+    assert torch.equal(
+        Ddpm(min_timestep=0, max_timestep=1000).sample_timesteps(9, torch.Generator().manual_seed(0)),
+        torch.randint(0, 1000, (9,), generator=torch.Generator().manual_seed(0)),
+    )
+
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000, "schedule": "scaled_linear"}
+
+
+@pytest.mark.parametrize("found", [None, False, True])
+@pytest.mark.parametrize("wanted", ["auto", "on", "off"])
+def test_the_settings_have_the_last_word_on_zero_terminal_snr(found, wanted):
+    schedule = SCHEDULE if found is None else SCHEDULE | {"zero_terminal_snr": found}
+    obeyed = Ddpm(**obeying(schedule, NoiseSettings(zero_terminal_snr=wanted)))
+    assert obeyed.zero_terminal_snr == (bool(found) if wanted == "auto" else wanted == "on")
+
+
+def test_untouched_settings_leave_a_process_as_it_is():
+    assert Ddpm(**obeying(SCHEDULE, NoiseSettings())) == Ddpm(**SCHEDULE)
+    assert obeying({"shift": 3.0}, NoiseSettings(zero_terminal_snr="on", min_timestep=9)) == {"shift": 3.0}
+    short = Ddpm(**obeying(SCHEDULE | {"steps": 500}, NoiseSettings()))
+    assert short.sample_timesteps(5000, torch.Generator().manual_seed(0)).max() == 499

@@ -96,17 +96,9 @@ def _arguments(text: str, optimizer: str) -> dict[str, Any]:
 
 # ---- what has no place here ------------------------------------------------------------------------------------------
 
-OFF = ("None", "", "False", "0", "0.0", "l2")
+OFF = ("None", "", "False", "0", "0.0")
 """Values with which an option does nothing."""
 NO_PLACE = (
-    "ss_multires_noise_iterations",
-    "ss_multires_noise_discount",
-    "ss_adaptive_noise_scale",
-    "ss_ip_noise_gamma",
-    "ss_zero_terminal_snr",
-    "ss_debiased_estimation",
-    "ss_loss_type",
-    "ss_huber_schedule",
     "ss_color_aug",
     "ss_face_crop_aug_range",
     "ss_caption_tag_dropout_rate",
@@ -132,8 +124,6 @@ BASES = ("sd_v1", "sd_v1_v", "None", "")
 def noted(told: Metadata) -> dict[str, str]:
     """Options that were used and that have no place in the form."""
     left = {key: told[key] for key in NO_PLACE if key in told and told[key].strip() not in OFF}
-    if left.get("ss_huber_schedule") and "ss_loss_type" not in left:
-        del left["ss_huber_schedule"]
     if (optimizer := told.get("ss_optimizer", "None")) != "None" and not optimizer_changes(optimizer):
         left["ss_optimizer"] = optimizer
     module = told.get("ss_network_module", "networks.lora")

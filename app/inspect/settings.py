@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.inspect.sd_scripts import flattened, noted, optimizer_changes, truth
+from app.inspect.sd_scripts import OFF, flattened, noted, optimizer_changes, truth
 from lora_core.errors import UserError
 from lora_core.io.metadata import SETTINGS_KEY
 from lora_core.settings import RunSettings
@@ -99,6 +99,11 @@ def _or(default: Any, read: Read) -> Read:
     return lambda text: default if text.strip() in ("None", "") else read(text)
 
 
+def _on_or_auto(text: str) -> str:
+    """sd-scripts has no third state: what it left off is what the model's file says here."""
+    return "on" if text.strip() != "None" and truth(text) else "auto"
+
+
 TABLE: tuple[tuple[str, str, Read], ...] = (
     ("ss_clip_skip", "model.clip_skip", _or(1, _whole)),
     ("ss_max_token_length", "model.max_token_length", _or(75, _whole)),
@@ -118,7 +123,19 @@ TABLE: tuple[tuple[str, str, Read], ...] = (
     ("ss_max_grad_norm", "train.max_grad_norm", _above_zero(_number)),
     ("ss_seed", "train.seed", _or(None, _whole)),
     ("ss_min_snr_gamma", "loss.min_snr_gamma", _above_zero(_number)),
+    ("ss_debiased_estimation", "loss.debiased_estimation_loss", truth),
+    ("ss_loss_type", "loss.loss_type", _or("l2", str)),
+    ("ss_huber_schedule", "loss.huber_schedule", _or("snr", str)),
+    ("ss_huber_c", "loss.huber_c", _or(0.1, _number)),
+    ("ss_huber_scale", "loss.huber_scale", _or(1.0, _number)),
     ("ss_noise_offset", "noise.noise_offset", _above_zero(_number)),
+    ("ss_noise_offset_random_strength", "noise.noise_offset_random_strength", truth),
+    ("ss_adaptive_noise_scale", "noise.adaptive_noise_scale", _above_zero(_number)),
+    ("ss_multires_noise_iterations", "noise.multires_noise_iterations", _above_zero(_whole)),
+    ("ss_multires_noise_discount", "noise.multires_noise_discount", _or(0.3, _number)),
+    ("ss_ip_noise_gamma", "noise.ip_noise_gamma", _above_zero(_number)),
+    ("ss_ip_noise_gamma_random_strength", "noise.ip_noise_gamma_random_strength", truth),
+    ("ss_zero_terminal_snr", "noise.zero_terminal_snr", _on_or_auto),
     ("ss_prior_loss_weight", "loss.prior_loss_weight", _number),
     ("ss_resolution", "dataset.resolution", _resolution),
     ("ss_enable_bucket", "dataset.enable_bucket", truth),
@@ -146,7 +163,16 @@ def changes_of(told: Metadata) -> list[tuple[str, Changes]]:
                 found.append((key, {path: read(told[key])}))
             except ValueError:
                 continue
-    return [*found, *_text_encoder(told), *_schedule(told), *_optimizer(told)]
+    return [*found, *_kind_of_noise(told), *_text_encoder(told), *_schedule(told), *_optimizer(told)]
+
+
+def _kind_of_noise(told: Metadata) -> list[tuple[str, Changes]]:
+    """sd-scripts uses every kind of noise that has a value; here one more setting says which."""
+    key = "ss_multires_noise_iterations"
+    if told.get(key, "None").strip() in OFF:
+        return []
+    both = told.get("ss_noise_offset", "None").strip() not in OFF
+    return [(key, {"noise.noise_offset_type": "both" if both else "multires"})]
 
 
 def _text_encoder(told: Metadata) -> list[tuple[str, Changes]]:

@@ -1,6 +1,6 @@
 """The monitor: everything about a run while it trains and afterwards. All of it is read from the run's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from app.page import Ui, quiet
 from app.run_view import RunView, Views
 from app.widgets import gallery, loss_chart
 from app.widgets.run_status import COPY_ON_CLICK, files_html, notes_html, status_html, summary_html
-from app.words import run_label, state_word
+from app.words import part_name, run_label, state_word
 from lora_core.events import Command, Pause, Resume, SampleNow, SaveNow, Stop
 from lora_core.help_cards import last_error, plain_lines
 from lora_core.i18n import Language
@@ -153,7 +153,7 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
         "summary": Part((name, view.started is None, view.tool is None), lambda: summary_html(view, language)),
         "chart": Part(
             (name, chart_version(view), len(view.epochs), view.started is None),
-            lambda: loss_chart.points(view, chart_words(language)),
+            lambda: loss_chart.points(view, chart_words(language, view.series.rates)),
         ),
         "samples": Part((name, len(view.samples)), lambda: gallery.pictures(view, language)),
         "files": Part(
@@ -217,10 +217,10 @@ def chart_version(view: RunView) -> int:
     return count if view.ended or count < 1000 else count - count % (count // 500)
 
 
-def chart_words(language: Language) -> dict[str, Any]:
+def chart_words(language: Language, parts: Iterable[str] = ()) -> dict[str, Any]:
     names = ("raw", "smooth", "rate", "step", "log", "empty", "title")
     words: dict[str, Any] = {name: say(f"monitor.chart.{name}", language) for name in names}
-    words["parts"] = {part: say(f"monitor.chart.part.{part}", language) for part in ("unet", "text_encoder")}
+    words["parts"] = {part: part_name(part, language) for part in parts}
     return words
 
 

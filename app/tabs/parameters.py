@@ -6,6 +6,7 @@ from app.folder_view import Wanted
 from app.i18n import t
 from app.live import Look, plan_html, scale_html, trained_html
 from app.page import Ui
+from app.rate_curve import curve_html
 from lora_core.i18n import Language
 
 
@@ -15,7 +16,10 @@ def build(ui: Ui) -> None:
     _captions(ui)
     _start(ui)
     _against_over_fitting(ui)
-    _loss_and_noise(ui)
+    _loss(ui)
+    _masks(ui)
+    _noise(ui)
+    _averages(ui)
     _memory(ui)
 
 
@@ -53,6 +57,7 @@ def _basic(ui: Ui) -> None:
                 form.field("train.unet_lr")
             with gr.Row():
                 form.field("train.text_encoder_lr")
+                form.field("train.text_encoder_2_lr")
                 form.field("train.train_text_encoder")
             ui.report(trained_html, "trained_note")
         with gr.Column(min_width=320, elem_classes="kb-section"):
@@ -62,8 +67,16 @@ def _basic(ui: Ui) -> None:
                 form.field("schedule.name")
             with gr.Row():
                 form.field("schedule.warmup")
+                form.field("schedule.warmup_steps")
+                form.field("schedule.min_lr_ratio")
+                form.field("schedule.decay")
+                form.field("schedule.decay_steps")
+                form.field("schedule.timescale")
                 form.field("schedule.num_cycles")
                 form.field("schedule.power")
+            form.field("schedule.step_rules")
+            ui.report(curve_html, "schedule_curve")
+            with gr.Row():
                 form.field("optimizer.weight_decay")
                 form.field("optimizer.d_coef")
                 form.field("optimizer.relative_step")
@@ -113,6 +126,17 @@ def _captions(ui: Ui) -> None:
         with gr.Row():
             form.field("dataset.caption_prefix")
             form.field("dataset.caption_suffix")
+        with gr.Row():
+            form.field("dataset.caption_tag_dropout_rate")
+            form.field("dataset.token_warmup_step")
+            form.field("dataset.token_warmup_min")
+        with gr.Row():
+            form.field("dataset.keep_tokens_separator")
+            form.field("dataset.caption_separator")
+            form.field("dataset.secondary_separator")
+        with gr.Row():
+            form.field("dataset.enable_wildcard")
+            form.field("dataset.weighted_captions")
 
 
 def _start(ui: Ui) -> None:
@@ -134,19 +158,74 @@ def _against_over_fitting(ui: Ui) -> None:
             form.field("network.scale_weight_norms")
 
 
-def _loss_and_noise(ui: Ui) -> None:
+def _loss(ui: Ui) -> None:
     form = ui.form
     with ui.advanced("parameters.loss"):
         with gr.Row():
             form.field("loss.min_snr_gamma")
-            form.field("noise.noise_offset")
-        with gr.Row():
             form.field("loss.prior_loss_weight")
             form.field("train.max_grad_norm")
+        with gr.Row():
+            form.field("loss.loss_type")
+            form.field("loss.huber_schedule")
+        with gr.Row():
+            form.field("loss.huber_c")
+            form.field("loss.huber_scale")
+            form.field("loss.v_pred_like_loss")
+        with gr.Row():
+            form.field("loss.debiased_estimation_loss")
+            form.field("loss.scale_v_pred_loss_like_noise_pred")
+
+
+def _masks(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.masks"):
+        with gr.Row():
+            form.field("loss.masked_loss")
+            form.field("loss.unmasked_weight")
+        ui.picker.field(form, "dataset.mask_dir", Wanted("folder"))
+        with gr.Row():
+            form.field("loss.prior_preservation")
+            form.field("loss.prior_words")
+
+
+def _noise(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.noise"):
+        with gr.Row():
+            form.field("noise.noise_offset_type")
+            form.field("noise.noise_offset")
+            form.field("noise.adaptive_noise_scale")
+        with gr.Row():
+            form.field("noise.multires_noise_iterations")
+            form.field("noise.multires_noise_discount")
+            form.field("noise.ip_noise_gamma")
+        with gr.Row():
+            form.field("noise.min_timestep")
+            form.field("noise.max_timestep")
+            form.field("noise.zero_terminal_snr")
+        with gr.Row():
+            form.field("noise.noise_offset_random_strength")
+            form.field("noise.ip_noise_gamma_random_strength")
 
 
 def _memory(ui: Ui) -> None:
     form = ui.form
-    with ui.advanced("parameters.memory"), gr.Row():
-        form.field("train.gradient_accumulation_steps")
-        form.field("train.gradient_checkpointing")
+    with ui.advanced("parameters.memory"):
+        with gr.Row():
+            form.field("train.gradient_accumulation_steps")
+            form.field("train.gradient_checkpointing")
+        with gr.Row():
+            form.field("train.adapter_precision")
+            form.field("train.cache_text_encoder_outputs")
+
+
+def _averages(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.averages"):
+        with gr.Row():
+            form.field("train.stop_text_encoder_training")
+            form.field("train.stop_text_encoder_steps")
+        with gr.Row():
+            form.field("train.ema_decay")
+            form.field("train.ema_save")

@@ -3,7 +3,10 @@ const find = (selector) => element.querySelector(selector);
 const canvas = find("canvas"), tip = find(".lc-tip"), empty = find(".lc-empty"), legend = find(".lc-legend");
 const logBox = find(".lc-log input"), pen = canvas.getContext("2d");
 const PAD = { left: 52, right: 58, top: 10, bottom: 24 };
-const RATE_COLOURS = ["#0ea5e9", "#a855f7", "#10b981"];
+const RATE_COLOURS = ["#0ea5e9", "#a855f7", "#10b981", "#f59e0b", "#ec4899", "#64748b"];
+const rateColour = (i) => RATE_COLOURS[i % RATE_COLOURS.length];
+const DASHES = [[6, 4], [2, 3], [10, 3, 2, 3]];
+const MOST_NAMES = 12;
 let hover = null, frame = 0;
 
 const data = () => (props.value && props.value.x ? props.value : { x: [], raw: [], smooth: [], rates: [], epochs: [], words: (props.value || {}).words || {} });
@@ -100,7 +103,7 @@ function draw() {
   pen.lineJoin = "round";
   pen.strokeStyle = accent; pen.globalAlpha = 0.3; pen.lineWidth = 1; line(v.x, v.raw, s.X, s.Y);
   pen.globalAlpha = 1; pen.setLineDash([6, 4]); pen.lineWidth = 1.5;
-  v.rates.forEach((r, i) => { pen.strokeStyle = RATE_COLOURS[i % 3]; line(r.x, r.y, s.X, s.R); });
+  v.rates.forEach((r, i) => { pen.strokeStyle = rateColour(i); pen.setLineDash(DASHES[Math.floor(i / RATE_COLOURS.length) % DASHES.length]); line(r.x, r.y, s.X, s.R); });
   pen.setLineDash([]);
   pen.strokeStyle = accent; pen.lineWidth = 2.25; line(v.x, v.smooth, s.X, s.Y);
   if (hover != null) {
@@ -115,10 +118,16 @@ function draw() {
   readOut(v, s);
 }
 
-const partName = (names, words) => names.map((n) => (words.parts || {})[n] || n).join(", ");
+// One line stands for all groups that share a rate; with very many groups the first few are named.
+const partName = (names, words) => {
+  const said = names.slice(0, 3).map((n) => (words.parts || {})[n] || n).join(", ");
+  return names.length > 3 ? said + " +" + (names.length - 3) : said;
+};
 
 function labels(v, accent) {
-  const entries = [[v.words.raw, accent, 0.35], [v.words.smooth, accent, 1], ...v.rates.map((r, i) => [(v.words.rate || "") + (v.rates.length > 1 || r.names[0] !== "all" ? " (" + partName(r.names, v.words) + ")" : ""), RATE_COLOURS[i % 3], 1])];
+  const entries = [[v.words.raw, accent, 0.35], [v.words.smooth, accent, 1], ...v.rates.map((r, i) => [(v.words.rate || "") + (v.rates.length > 1 || r.names[0] !== "all" ? " (" + partName(r.names, v.words) + ")" : ""), rateColour(i), 1])];
+  const more = entries.length - MOST_NAMES - 2;
+  if (more > 0) entries.splice(MOST_NAMES + 2, more, ["+" + more, rateColour(0), 0.3]);
   legend.replaceChildren(...entries.map(([word, ink, alpha]) => {
     const entry = document.createElement("span"), bar = document.createElement("i");
     bar.style.background = ink; bar.style.opacity = alpha;
@@ -133,7 +142,7 @@ function readOut(v, s) {
   tip.hidden = hover == null;
   if (hover == null) return;
   const rows = [[v.words.step, v.x[hover].toLocaleString("en")], [v.words.raw, number(v.raw[hover])], [v.words.smooth, number(v.smooth[hover])]];
-  for (const r of v.rates) { let i = r.x.findIndex((x) => x >= v.x[hover]); if (i < 0) i = r.x.length - 1; rows.push([v.words.rate + (v.rates.length > 1 ? " (" + partName(r.names, v.words) + ")" : ""), number(r.y[i])]); }
+  for (const r of v.rates.slice(0, MOST_NAMES)) { let i = r.x.findIndex((x) => x >= v.x[hover]); if (i < 0) i = r.x.length - 1; rows.push([v.words.rate + (v.rates.length > 1 ? " (" + partName(r.names, v.words) + ")" : ""), number(r.y[i])]); }
   tip.replaceChildren(...rows.map(([word, value]) => { const row = document.createElement("div"); row.textContent = word + ": " + value; return row; }));
   const x = s.X(v.x[hover]), wide = tip.offsetWidth;
   tip.style.left = Math.max(4, x + 14 + wide > s.width ? x - 14 - wide : x + 14) + "px";

@@ -13,7 +13,7 @@ from lora_core.adapters.keys import ALPHA, key
 from lora_core.errors import UserError
 from lora_core.settings import NetworkSettings
 
-Part = Literal["unet", "text_encoder"]
+Part = Literal["unet", "text_encoder", "text_encoder_2"]
 
 ALPHA_TOLERANCE = 2**-7
 """Files may hold alpha in bf16, which keeps 8 bits."""

@@ -11,7 +11,6 @@ from torch import Tensor
 from lora_core.errors import UserError
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-PREFIXES = {"text_encoder": "lora_te_", "unet": "lora_unet_"}
 
 
 def key(layer: str, tensor: str) -> str:

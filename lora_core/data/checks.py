@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from lora_core.data.captions import read_caption
+from lora_core.data.captions import MANY_LINES, read_caption
 from lora_core.data.content import ahead
-from lora_core.data.folders import ImageFile, Scan, Subset
 from lora_core.data.images import check_image, image_size
+from lora_core.data.listing import ImageFile
+from lora_core.data.samples import caption_text
+from lora_core.data.subsets import Scan, Subset
 from lora_core.errors import Problem, UserError
 from lora_core.settings import DatasetSettings
 
@@ -44,28 +46,25 @@ def checked(scan: Scan, dataset: DatasetSettings, *, deep: bool = True, progress
 
 
 def _check_all(subset: Subset, deep: bool) -> Iterator[list[Problem]]:
-    setting = "dataset.reg_dir" if subset.is_reg else "dataset.train_dir"
-    return ahead(partial(_check, setting=setting, deep=deep), subset.images)
+    return ahead(partial(_check, subset=subset, deep=deep), subset.images)
 
 
-def _check(image: ImageFile, *, setting: str, deep: bool) -> list[Problem]:
+def _check(image: ImageFile, *, subset: Subset, deep: bool) -> list[Problem]:
     """An error here means that the image cannot be used."""
     try:
         image_size(image.path)
         if deep:
             check_image(image.path)
-        return list(read_caption(image.caption_path).problems) if image.caption_path else []
+        found = read_caption(image.caption_path).problems if image.caption_path else ()
+        return [problem for problem in found if problem.key != MANY_LINES or not subset.options.enable_wildcard]
     except UserError as error:
-        return [Problem.of(setting, error)]
+        return [Problem.of(subset.setting, error)]
 
 
 def _nothing_left(before: Scan, after: Scan) -> list[Problem]:
     return [
-        Problem(setting, "data.no_good_images", {"path": had[0].folder})
-        for setting, had, has in [
-            ("dataset.train_dir", before.train, after.train),
-            ("dataset.reg_dir", before.reg, after.reg),
-        ]
+        Problem(had[0].setting, "data.no_good_images", {"path": had[0].folder})
+        for had, has in [(before.train, after.train), (before.reg, after.reg)]
         if had and not has
     ]
 
@@ -80,18 +79,19 @@ def _as_allowed(problem: Problem, dataset: DatasetSettings) -> Problem:
 def _words_not_in_captions(subsets: Sequence[Subset], dataset: DatasetSettings) -> list[Problem]:
     """Captions replace the trigger words, they do not come on top: someone who gave words expects them in there."""
     words = dataset.trigger_words.strip()
-    if not words or words.lower() in f"{dataset.caption_prefix} {dataset.caption_suffix}".lower():
+    if not words:
         return []
-    problems = []
+    problems, has_reg = [], any(subset.is_reg for subset in subsets)
     for subset in subsets:
-        if subset.is_reg or subset.class_tokens != words:
+        around = f"{subset.options.caption_prefix} {subset.options.caption_suffix}"
+        if subset.is_reg or subset.class_tokens != words or words.lower() in around.lower():
             continue
-        captions = [read_caption(image.caption_path).text for image in subset.images if image.caption_path]
+        captions = [caption_text(image, subset) for image in subset.images if image.has_caption]
         without = sum(words.lower() not in caption.lower() for caption in captions)
         if without:
             values = {"words": words, "without": without, "captions": len(captions), "path": subset.folder}
             # The prefix would go to the regularisation captions too, which must not have the words.
-            fix = {} if dataset.reg_dir or dataset.caption_prefix else {"dataset.caption_prefix": f"{words},"}
+            fix = {} if has_reg or dataset.caption_prefix else {"dataset.caption_prefix": f"{words},"}
             problems.append(Problem("dataset.trigger_words", "data.words_not_in_captions", values, "warning", fix))
     return problems
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from lora_core.data.captions import caption_for
 from lora_core.data.content import ahead
 from lora_core.data.epoch import batches_per_epoch, epoch_batches, rng_for
+from lora_core.data.frames import Frame, frame_of
 from lora_core.data.latents import DiskStore, Encode, Entry, LatentCache, MemoryStore
+from lora_core.data.masks import Masks
 from lora_core.data.pixels import load_pixels
 from lora_core.data.samples import Sample
 from lora_core.settings import DatasetSettings
@@ -29,6 +31,8 @@ class Batch:
     """Posterior of the VAE, float32, unscaled: the loop draws from it anew each time."""
     pixels_BCHW: Tensor | None = None
     """float32 in [-1, 1]."""
+    masks_B1HW: Tensor | None = None
+    """What counts in the loss, float32 in [0, 1] for each cell of the latents; None: all of it."""
     frames_B6: Tensor | None = None
     """Original height and width, crop's top and left, target height and width, in pixels: SDXL is told them."""
 
@@ -45,18 +49,35 @@ class _Showing:
     flipped: bool
     crop: tuple[int, int] | None
 
+    @property
+    def frame(self) -> Frame:
+        return frame_of(self.sample.placement, crop=self.crop, flipped=self.flipped)
+
 
 class TrainingData:
-    """The samples of a run, batch by batch. ``latents`` None: pixels are loaded for each batch."""
+    """The samples of a run, batch by batch. ``latents`` None: pixels are loaded for each batch.
+
+    ``batch_size`` is for datasets that have none of their own; ``accumulation`` batches make a step, of which the run
+    has ``total_steps``.
+    """
 
     def __init__(
-        self, samples: Sequence[Sample], options: DatasetSettings, batch_size: int, latents: LatentCache | None = None
+        self,
+        samples: Sequence[Sample],
+        batch_size: int,
+        latents: LatentCache | None = None,
+        masks: Masks | None = None,
+        *,
+        accumulation: int = 1,
+        total_steps: int = 0,
     ):
-        assert latents is None or not options.random_crop, "a cached latent has one crop"
+        assert latents is None or not any(s.subset.options.random_crop for s in samples), "a cached latent has one crop"
         self.samples = samples
-        self.options = options
         self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.total_steps = total_steps
         self.latents = latents
+        self.masks = masks
         self.batches_per_epoch = batches_per_epoch(samples, batch_size)
         # The order of the epoch at hand, so that it is not shuffled again for each batch.
         self._order = lru_cache(maxsize=2)(lambda seed, epoch: epoch_batches(samples, batch_size, seed, epoch))
@@ -67,11 +88,16 @@ class TrainingData:
         Raises UserError for an image that cannot be read.
         """
         positions = self._order(seed, epoch)[index]
-        return self._collate([self._showing(position, epoch, seed) for position in positions])
+        step = self._step_of(epoch, index)
+        return self._collate([self._showing(position, epoch, seed, step) for position in positions])
 
     def stream(self, epoch: int, first: int, seed: int) -> Iterator[Batch]:
         """The batches of an epoch from ``first`` on, the next ones being prepared while this one is trained."""
         return ahead(lambda index: self.batch(epoch, index, seed), range(first, self.batches_per_epoch), workers=2)
+
+    def _step_of(self, epoch: int, index: int) -> int:
+        """The step, counted from 0, that a batch belongs to: steps do not reach over the end of an epoch."""
+        return (epoch - 1) * -(-self.batches_per_epoch // self.accumulation) + index // self.accumulation
 
     def captions_shown(self, epochs: int, seed: int, most: int) -> set[str] | None:
         """Every caption that a run of so many epochs shows; None when there are more than ``most``.
@@ -80,26 +106,32 @@ class TrainingData:
         """
         shown: set[str] = set()
         for epoch in range(1, epochs + 1):
-            for position in range(len(self.samples)):
-                shown.add(self._showing(position, epoch, seed).caption)
+            for index, positions in enumerate(self._order(seed, epoch)):
+                step = self._step_of(epoch, index)
+                shown |= {self._showing(position, epoch, seed, step).caption for position in positions}
                 if len(shown) > most:
                     return None
         return shown
 
-    def _showing(self, position: int, epoch: int, seed: int) -> _Showing:
+    def _showing(self, position: int, epoch: int, seed: int, step: int = 0) -> _Showing:
         sample = self.samples[position]
+        options = sample.subset.options
         rng = rng_for("sample", seed, epoch, position)
         # Always drawn, in this order: turning one option on leaves the others' draws as they were.
         flip, left, top = rng.random(), rng.random(), rng.random()
-        caption = caption_for(sample.caption, self.options, rng, epoch)
-        crop = _crop(sample, left, top) if self.options.random_crop else None
-        return _Showing(sample, caption, self.options.flip_aug and flip < 0.5, crop)
+        caption = caption_for(sample.caption, options, rng, epoch, step=step, total_steps=self.total_steps)
+        crop = _crop(sample, left, top) if options.random_crop else None
+        return _Showing(sample, caption, options.flip_aug and flip < 0.5, crop)
 
     def _collate(self, showings: Sequence[_Showing]) -> Batch:
         return Batch(
             captions=[showing.caption for showing in showings],
             loss_weights_B=torch.tensor([showing.sample.loss_weight for showing in showings], dtype=torch.float32),
             paths=[showing.sample.image.path for showing in showings],
+            masks_B1HW=None
+            if self.masks is None
+            else torch.stack([_mask(self.masks, showing) for showing in showings]),
+            frames_B6=torch.tensor([showing.frame for showing in showings], dtype=torch.float32),
             **self._pictures(showings),
         )
 
@@ -124,6 +156,11 @@ def latent_cache(
         return None
     store = DiskStore(options.cache_dir) if options.cache_latents == "disk" else MemoryStore()
     return LatentCache(encode, vae_identity, store, precision=precision)
+
+
+def _mask(masks: Masks, showing: _Showing) -> Tensor:
+    sample = showing.sample
+    return masks.get(sample.image.path, sample.placement, flipped=showing.flipped, crop=showing.crop)
 
 
 def _load(showing: _Showing) -> Tensor:

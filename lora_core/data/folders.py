@@ -5,81 +5,41 @@ grandparent) are recognised and answered with the right one.
 """
 
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lora_core.data import layout
+from lora_core.data.dataset_file import scan_file
+from lora_core.data.image_list import scan_list
 from lora_core.data.listing import ImageFile, Listing, caption_beside, list_folder
-from lora_core.data.wording import counted
+from lora_core.data.subsets import Scan, Subset
 from lora_core.errors import Problem, UserError
-from lora_core.i18n import Language, text
 from lora_core.settings import DatasetSettings
 
 __all__ = ["ImageFile", "Scan", "Subset", "scan"]
 
 
-@dataclass(frozen=True)
-class Subset:
-    """One folder of images: how often each is shown per epoch, and the words for those without a caption."""
-
-    folder: Path
-    repeats: int
-    class_tokens: str
-    is_reg: bool
-    images: tuple[ImageFile, ...]
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def captions(self) -> int:
-        """How many images have a caption file."""
-        return sum(image.caption_path is not None for image in self.images)
-
-    def line(self, language: Language = "en") -> str:
-        """For the tree on screen: "20_usu bear: 20 × 15 images, 15 captions"."""
-        line = text(
-            "data.tree_line",
-            language,
-            name=self.name,
-            repeats=self.repeats,
-            images=counted("data.images", len(self.images), language),
-            captions=counted("data.captions", self.captions, language),
-        )
-        return text("data.tree_reg", language, line=line) if self.is_reg else line
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What was found, in a fixed order, and what is to be said about it. Training images come first."""
-
-    subsets: tuple[Subset, ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def train(self) -> tuple[Subset, ...]:
-        return tuple(subset for subset in self.subsets if not subset.is_reg)
-
-    @property
-    def reg(self) -> tuple[Subset, ...]:
-        return tuple(subset for subset in self.subsets if subset.is_reg)
-
-    @property
-    def ok(self) -> bool:
-        return not any(problem.severity == "error" for problem in self.problems)
-
-    def __add__(self, other: "Scan") -> "Scan":
-        return Scan(self.subsets + other.subsets, self.problems + other.problems)
-
-
 def scan(dataset: DatasetSettings) -> Scan:
-    """Find all images of the settings' folders. Opens no image; never raises for what the user can put right."""
+    """Find all images of the settings. Opens no image; never raises for what the user can put right.
+
+    A dataset file takes the place of the folders, a caption list that of folder names and caption files.
+    """
+    if dataset.config is not None:
+        return scan_file(dataset.config, dataset)
+    if dataset.metadata_file is not None:
+        return _scan_listed(dataset)
     found = _scan_root(dataset.train_dir, "dataset.train_dir", dataset)
     if dataset.reg_dir is not None:
         found += _scan_root(dataset.reg_dir, "dataset.reg_dir", dataset)
     return found + Scan(problems=(*_in_both(found), *_words_not_used(found, dataset)))
+
+
+def _scan_listed(dataset: DatasetSettings) -> Scan:
+    assert dataset.metadata_file is not None
+    if problem := layout.not_a_folder(dataset.train_dir, "dataset.train_dir"):
+        return Scan(problems=(problem,))
+    subset, problems = scan_list(dataset.metadata_file, dataset.train_dir, dataset, "dataset.metadata_file")
+    return Scan((subset,) if subset.images else (), tuple(problems))
 
 
 def _scan_root(root: Path | None, setting: str, dataset: DatasetSettings) -> Scan:
@@ -133,7 +93,7 @@ def _subset(listing: Listing, setting: str, dataset: DatasetSettings, name: layo
     is_reg = setting == "dataset.reg_dir"
     words = name.words or ("" if is_reg else dataset.trigger_words.strip())
     images = tuple(ImageFile(path, caption_beside(path, listing, dataset.caption_extension)) for path in listing.images)
-    subset = Subset(listing.folder, name.repeats, unicodedata.normalize("NFC", words), is_reg, images)
+    subset = Subset(listing.folder, name.repeats, unicodedata.normalize("NFC", words), is_reg, images, dataset)
     problems = [
         *layout.odd_in_folder(listing, subset.captions, setting, dataset.caption_extension),
         *layout.odd_repeats(listing.folder, name.repeats, setting),

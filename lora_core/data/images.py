@@ -61,6 +61,42 @@ def open_image(path: Path) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
+def open_alpha(path: Path) -> Image.Image:
+    """The transparency of the picture that open_image gives, mode L: 255 where it is opaque, as all of it is if it has
+    none. Raises UserError as open_image does.
+    """
+    with _opened(path) as image:
+        if not image.has_transparency_data:
+            return _upright(Image.new("L", image.size, 255), image)
+        return _upright(_eight_bit(image).convert("RGBA").getchannel("A"), image)
+
+
+def open_mask(path: Path) -> Image.Image:
+    """A mask picture as mode L: its red, upright, transparency as black. Raises UserError as open_image does."""
+    with _opened(path) as image:
+        picture = _eight_bit(image).convert("RGBA")
+        black = Image.new("RGBA", image.size, "black")
+        return _upright(Image.alpha_composite(black, picture).getchannel("R"), image)
+
+
+def has_transparency(path: Path) -> bool:
+    """Whether the picture has an alpha channel or a transparent colour, from the file's header alone."""
+    with _speaking_of(path), Image.open(path, formats=_FORMATS) as image:
+        return image.has_transparency_data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with _speaking_of(path), Image.open(path, formats=_FORMATS) as image:
+        image.load()
+        yield image
+
+
+def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(source))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright picture, from the file's header alone. Raises UserError as open_image does."""
     with _speaking_of(path):

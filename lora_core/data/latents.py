@@ -140,12 +140,12 @@ class LatentCache:
         key = self.key(entry)
         return self.store.read(entry, key) or self._encode([entry], [load_pixels_of(entry)])[0]
 
-    def filling(self, samples: Sequence[Sample], *, flip: bool) -> Iterator[tuple[int, int]]:
-        """Make what is missing, yielding (done, total) pictures; with ``flip`` the mirrored ones too.
+    def filling(self, samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+        """Make what is missing, yielding (done, total) pictures, mirrored ones too where they will be shown.
 
         Raises UserError for an image that cannot be read, a cache that cannot be written, a VAE that fails.
         """
-        entries = entries_of(samples, flip=flip)
+        entries = entries_of(samples)
         found = ahead(lambda entry: self.store.read(entry, self.key(entry)) is not None, entries)
         missing = [entry for entry, there in zip(entries, found, strict=True) if not there]
         done = len(entries) - len(missing)
@@ -160,11 +160,9 @@ class LatentCache:
                 batch = []
                 yield done, len(entries)
 
-    def fill(
-        self, samples: Sequence[Sample], *, flip: bool, progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def fill(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
         """``filling`` to the end, for those who would rather be called."""
-        for done, total in self.filling(samples, flip=flip):
+        for done, total in self.filling(samples):
             if progress:
                 progress(done, total)
 
@@ -180,12 +178,13 @@ class LatentCache:
         return latents
 
 
-def entries_of(samples: Sequence[Sample], *, flip: bool) -> list[Entry]:
-    """Each picture once, by bucket, so that those of one size follow each other."""
-    pictures = {(sample.image.path, sample.placement): None for sample in samples}
-    ordered = sorted(pictures, key=lambda picture: picture[1].bucket)
-    turns = (False, True) if flip else (False,)
-    return [Entry(path, placement, flipped) for path, placement in ordered for flipped in turns]
+def entries_of(samples: Sequence[Sample]) -> list[Entry]:
+    """Each picture once, by bucket, so that those of one size follow each other, with its mirror image if shown."""
+    entries: dict[Entry, None] = {}
+    for sample in samples:
+        for flipped in (False, True) if sample.subset.options.flip_aug else (False,):
+            entries[Entry(sample.image.path, sample.placement, flipped)] = None
+    return sorted(entries, key=lambda entry: entry.placement.bucket)
 
 
 def load_pixels_of(entry: Entry) -> Tensor:

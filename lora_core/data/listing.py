@@ -22,6 +22,12 @@ class ImageFile:
 
     path: Path
     caption_path: Path | None = None
+    caption: str | None = None
+    """Its caption where a list of captions gives it; may have several lines."""
+
+    @property
+    def has_caption(self) -> bool:
+        return self.caption is not None or self.caption_path is not None
 
 
 @dataclass(frozen=True)

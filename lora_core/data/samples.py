@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_core.data.buckets import Buckets, Placement
-from lora_core.data.captions import read_caption
+from lora_core.data.captions import lines_of, read_caption
 from lora_core.data.content import ahead, content_hash
-from lora_core.data.folders import ImageFile, Scan, Subset
 from lora_core.data.images import image_size
+from lora_core.data.listing import ImageFile
+from lora_core.data.subsets import Scan, Subset
 from lora_core.settings import RunSettings
 
 
@@ -35,15 +36,14 @@ class Repeated:
 
 
 def build_samples(scan: Scan, settings: RunSettings, *, read_captions: bool = True) -> list[Sample]:
-    """All samples of an epoch, in a fixed order: training images, then regularisation images.
+    """All samples of an epoch, in a fixed order: training images, then regularisation images, dataset by dataset.
 
     Reads headers of images and caption files only. Raises UserError for those that cannot be read.
     """
-    buckets = Buckets.of(settings.dataset)
     samples = []
     for item in repeated(scan, use_reg=uses_reg(settings)):
-        placement = buckets.choose(*image_size(item.image.path))
-        weight = settings.loss.prior_loss_weight if item.subset.is_reg else 1.0
+        placement = Buckets.of(item.subset.options).choose(*image_size(item.image.path))
+        weight = item.subset.loss_weight * (settings.loss.prior_loss_weight if item.subset.is_reg else 1.0)
         caption = caption_text(item.image, item.subset) if read_captions else ""
         samples += [Sample(item.image, item.subset, placement, weight, caption)] * item.repeats
     return samples
@@ -51,15 +51,21 @@ def build_samples(scan: Scan, settings: RunSettings, *, read_captions: bool = Tr
 
 def uses_reg(settings: RunSettings) -> bool:
     """Regularisation images that weigh nothing are left out rather than computed for nothing."""
-    return settings.dataset.reg_dir is not None and settings.loss.prior_loss_weight > 0
+    return settings.loss.prior_loss_weight > 0
 
 
 def repeated(scan: Scan, *, use_reg: bool = True) -> list[Repeated]:
-    """Each image with its repeats; regularisation images are topped up to the number of training samples."""
-    train = [Repeated(image, subset, subset.repeats) for subset in scan.train for image in subset.images]
-    reg = [Repeated(image, subset, subset.repeats) for subset in scan.reg for image in subset.images]
-    wanted = sum(item.repeats for item in train)
-    return train + (top_up(reg, wanted) if use_reg else [])
+    """Each image with its repeats; in each dataset, regularisation images are topped up to the training samples."""
+    found = []
+    for number in scan.datasets:
+        train, reg = (_each(s for s in part if s.dataset == number) for part in (scan.train, scan.reg))
+        wanted = sum(item.repeats for item in train)
+        found += train + (top_up(reg, wanted) if use_reg else [])
+    return found
+
+
+def _each(subsets: Iterable[Subset]) -> list[Repeated]:
+    return [Repeated(image, subset, subset.repeats) for subset in subsets for image in subset.images]
 
 
 def top_up(reg: Sequence[Repeated], wanted: int) -> list[Repeated]:
@@ -80,8 +86,14 @@ def top_up(reg: Sequence[Repeated], wanted: int) -> list[Repeated]:
 
 
 def caption_text(image: ImageFile, subset: Subset) -> str:
-    """What an image's caption file says, else its folder's words. An empty file is an empty caption."""
-    return subset.class_tokens if image.caption_path is None else read_caption(image.caption_path).text
+    """What an image's caption says, else its folder's words. An empty file is an empty caption.
+
+    With wildcards all lines of it, of which one is drawn at each showing; else the first.
+    """
+    if not image.has_caption:
+        return subset.class_tokens
+    lines = lines_of(image.caption) if image.caption is not None else read_caption(image.caption_path).lines
+    return "\n".join(lines if subset.options.enable_wildcard else lines[:1])
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
@@ -95,5 +107,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     for sample in samples:
         place = sample.placement
         facts = [place.bucket, place.resized, place.crop, sample.caption, sample.loss_weight]
+        if sample.subset.dataset:
+            facts += [sample.subset.dataset, sample.subset.batch_size]
         digest.update(json.dumps([contents[sample.image.path], *facts]).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Model families: everything the trainer needs to know of Stable Diffusion 1.x, and of those to come.
+"""Model families: everything the trainer needs to know of each.
 
 Importing this package loads no torch; taking a family out of ``FAMILIES`` does.
 """
@@ -31,5 +31,7 @@ class _Families(Mapping[str, "ModelFamily"]):
 FAMILIES: Mapping[str, "ModelFamily"] = _Families(
     {
         "sd1": ("lora_core.families.sd", "StableDiffusion1"),
+        "sd2": ("lora_core.families.sd2", "StableDiffusion2"),
+        "sdxl": ("lora_core.families.sdxl", "StableDiffusionXl"),
     }
 )

@@ -1,6 +1,7 @@
 """Texts encoded once, for as long as the text encoders stay as they are."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 
@@ -11,6 +12,18 @@ MOST_TEXTS = 1000
 """Different texts that are kept: 0.2 MB each with Stable Diffusion 1.5, 4 MB with FLUX.1 in bf16."""
 
 
+Key = tuple[str, bool, int | None]
+"""A text, whether its weights such as (word:1.2) are read, and its length in tokens if it is not the settings'."""
+
+
+class TextStore(Protocol):
+    """Where encoded texts outlive the run. ``read`` gives None for what is not there or not whole."""
+
+    def read(self, key: Key) -> Conditioning | None: ...
+
+    def write(self, key: Key, conditioning: Conditioning) -> None: ...
+
+
 class EncodedTexts:
     """What the denoiser is told for a text, computed once.
 
@@ -18,9 +31,10 @@ class EncodedTexts:
     before. The results wait in the processor's memory.
     """
 
-    def __init__(self, family: ModelFamily, components: Components, model: AnyModel):
+    def __init__(self, family: ModelFamily, components: Components, model: AnyModel, store: "TextStore | None" = None):
         self._family, self._components, self._model = family, components, model
-        self._known: dict[tuple[str, bool, int | None], Conditioning] = {}
+        self._store = store
+        self._known: dict[Key, Conditioning] = {}
 
     def __call__(
         self, prompts: Sequence[str], *, weighted: bool = False, max_token_length: int | None = None
@@ -49,8 +63,20 @@ class EncodedTexts:
         if key not in self._known:
             if len(self._known) >= MOST_TEXTS:
                 self._known.clear()
-            encoded = self._family.encode_prompts(
-                self._components, [prompt], self._model, weighted=weighted, max_token_length=max_token_length
-            )
-            self._known[key] = encoded.kept()
+            self._known[key] = self._stored(self._store, key) if self._store else self._encoded(key)
         return self._known[key]
+
+    def _stored(self, store: "TextStore", key: Key) -> Conditioning:
+        found = store.read(key)
+        if found is not None:
+            return found.kept()
+        encoded = self._encoded(key)
+        store.write(key, encoded)
+        return encoded
+
+    def _encoded(self, key: Key) -> Conditioning:
+        prompt, weighted, length = key
+        encoded = self._family.encode_prompts(
+            self._components, [prompt], self._model, weighted=weighted, max_token_length=length
+        )
+        return encoded.kept()

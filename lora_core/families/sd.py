@@ -1,13 +1,13 @@
-"""Stable Diffusion 1.x: what the trainer asks of it."""
+"""Stable Diffusion: what the trainer asks of it. Version 1 is here; ``sd2`` and ``sdxl`` say where they differ."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lora_core.errors import UserError
-from lora_core.families.base import Components, Conditioning, Drawing, ModelSource, PredictionType, Target
+from lora_core.families.base import DENOISER, Components, Conditioning, Drawing, ModelSource, PredictionType, Target
 from lora_core.families.latents import KlLatents
 from lora_core.families.sd_files import find_parts
 from lora_core.families.source import base_path, check_base, download, is_hub_name, require_vae
@@ -25,23 +25,25 @@ class StableDiffusion1(KlLatents):
     """Epsilon or velocity prediction, one CLIP text encoder, latents of 4 channels."""
 
     name = "sd1"
-    text_parts = ("text_encoder",)
-    trainable_text_parts = text_parts
+    text_parts: tuple[str, ...] = ("text_encoder",)
+    trainable_text_parts: tuple[str, ...] = text_parts
+    text_prefixes: Mapping[str, str] = {"text_encoder": "lora_te_"}
+    """What the names of a text encoder's layers begin with in LoRA files."""
 
     def load(self, model: AnyModel, *, dtype: torch.dtype, device: torch.device) -> Components:
         base = model.base.strip()
         hub = model.allow_download and is_hub_name(base)
         path = download(base) if hub else base_path(model)
         if model.vae is not None:
-            require_vae(model.vae)
-        kind = check_base(identify(path), separate_vae=model.vae is not None)
+            require_vae(model.vae, self.name)
+        kind = check_base(identify(path), self.name, separate_vae=model.vae is not None)
         parts = find_parts(kind, model.vae, dtype)
         return Components(
             parts.loaders,
             device=device,
             dtype=dtype,
             source=ModelSource(base if hub else path.name, path, model.vae),
-            tokenizers={"text_encoder": parts.tokenizer},
+            tokenizers=parts.tokenizers,
             prediction_type=_prediction_type(parts.scheduler, path, model),
             schedule=_schedule(parts.scheduler, path),
         )
@@ -87,27 +89,36 @@ class StableDiffusion1(KlLatents):
     def adapter_targets(
         self, components: Components, *, text_parts: Collection[str], convolutions: bool = False
     ) -> list[Target]:
-        targets = _text_targets(components.text_encoder) if "text_encoder" in text_parts else []
-        found = projections(components.denoiser, UNET_BLOCKS)
-        if convolutions:
-            found = projections(components.denoiser, {*UNET_BLOCKS, *UNET_CONV_BLOCKS}, convolutions=True)
-        for path, module in found:
-            targets.append(Target(f"lora_unet_{path.replace('.', '_')}", module, "unet"))
-        return targets
+        texts = [part for part in self.text_parts if part in text_parts]
+        found = [target for part in texts for target in self._text_targets(components, part)]
+        blocks = {*UNET_BLOCKS, *UNET_CONV_BLOCKS} if convolutions else UNET_BLOCKS
+        layers = projections(components.denoiser, blocks, convolutions=convolutions)
+        return found + [Target(self.unet_name(components, path), module, DENOISER) for path, module in layers]
+
+    def named_layers(self, components: Components) -> dict[str, nn.Module]:
+        """Every layer with a weight, trained or not, by the name it has in LoRA files."""
+        found = {self.unet_name(components, path): module for path, module in components.denoiser.named_modules()}
+        for part in self.text_parts:
+            found |= {self.text_name(part, path): module for path, module in components.part(part).named_modules()}
+        return {name: module for name, module in found.items() if isinstance(getattr(module, "weight", None), Tensor)}
+
+    def unet_name(self, components: Components, path: str) -> str:
+        """The name in a LoRA file of a layer of diffusers' U-Net."""
+        return f"lora_unet_{path.replace('.', '_')}"
+
+    def text_name(self, part: str, path: str) -> str:
+        """Of a text encoder's layer: with ``text_model_``, which programs expect and newer transformers has dropped."""
+        return f"{self.text_prefixes[part]}text_model_{path.removeprefix('text_model.').replace('.', '_')}"
+
+    def _text_targets(self, components: Components, part: str) -> list[Target]:
+        layers = projections(components.part(part), TEXT_BLOCKS)
+        return [Target(self.text_name(part, path), module, part) for path, module in layers]
 
     def drawing(self, components: Components) -> Drawing:
         config, factor = components.denoiser.config, components.vae_factor
         size = config.sample_size
         side = (max(size) if isinstance(size, list | tuple) else size) * factor
         return Drawing(channels=config.in_channels, factor=factor, multiple=max(8, factor), side=side)
-
-
-def _text_targets(text_encoder: nn.Module) -> list[Target]:
-    """The names keep ``text_model_``, which every program expects and newer transformers have dropped."""
-    return [
-        Target(f"lora_te_text_model_{path.removeprefix('text_model.').replace('.', '_')}", module, "text_encoder")
-        for path, module in projections(text_encoder, TEXT_BLOCKS)
-    ]
 
 
 def projections(
@@ -143,4 +154,5 @@ def _schedule(scheduler: dict, path: Path) -> dict:
         "beta_end": scheduler["beta_end"],
         "steps": scheduler["num_train_timesteps"],
         "schedule": scheduler["beta_schedule"],
+        "zero_terminal_snr": bool(scheduler.get("rescale_betas_zero_snr")),
     }

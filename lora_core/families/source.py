@@ -5,17 +5,20 @@ from os.path import exists, isdir
 from pathlib import Path
 
 from lora_core.errors import UserError
-from lora_core.io.folders import PARTS, has_weights
+from lora_core.families import FAMILIES
+from lora_core.io.folders import PARTS, has_weights, read_json
 from lora_core.io.headers import FileKind, identify
 from lora_core.io.kinds import FAMILY_NAMES
-from lora_core.settings import ModelSettings
+from lora_core.settings import AnyModel, ModelSettings
 from lora_core.settings.base import clean_path
 
 BUILT_IN = "built-in"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-_CONFIGS = ["model_index.json", "*/*.json", "tokenizer/*"]
-_WEIGHTS = ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors"]
+_CONFIGS = ["model_index.json", "*/*.json", "tokenizer/*", "tokenizer_2/*"]
+_WEIGHTS = [f"{part}/*.safetensors" for part in PARTS]
+_SD_FAMILIES = frozenset({"sd1", "sd2", "sdxl"})
+"""Their VAEs have one shape, so that one can't be told from another by its weights."""
 
 
 def is_hub_name(base: str) -> bool:
@@ -41,28 +44,33 @@ def base_path(model: ModelSettings) -> Path:
     return path.parent if path.name == "model_index.json" else path
 
 
-def require_base(model: ModelSettings) -> FileKind | None:
+def require_base(model: AnyModel) -> FileKind | None:
     """Raises UserError unless the source model can be trained, judged by its header; then looks at the separate VAE.
 
     The keys of what is wrong with the VAE begin with "vae.", so that it is shown at its own field.
     Returns None for a Hugging Face name that may be downloaded: nothing is known of it yet.
     """
     hub = model.allow_download and is_hub_name(model.base.strip())
-    kind = None if hub else check_base(identify(base_path(model)), separate_vae=model.vae is not None)
+    kind = None if hub else check_base(identify(base_path(model)), model.family, separate_vae=model.vae is not None)
     if model.vae is not None:
-        require_vae(model.vae)
+        require_vae(model.vae, model.family)
     return kind
 
 
-def check_base(kind: FileKind, *, separate_vae: bool = False) -> FileKind:
-    """Raises UserError unless the file is a whole Stable Diffusion 1.x model."""
+def check_base(kind: FileKind, family: str = "sd1", *, separate_vae: bool = False) -> FileKind:
+    """Raises UserError unless the file is a whole model of the family."""
     path = kind.path
     if kind.kind in {"lora", "vae", "text_encoder", "embedding", "controlnet"}:
         raise UserError(f"model.is_{kind.kind}", path=path)
     if kind.kind == "unknown" or kind.family == "unknown":
         raise UserError("model.is_unknown", path=path)
-    if kind.family != "sd1":
-        raise UserError("model.other_family", path=path, family=FAMILY_NAMES[kind.family])
+    if kind.family not in FAMILIES:
+        raise UserError("model.no_such_family", path=path, family=FAMILY_NAMES[kind.family])
+    if kind.family != family:
+        names = {"family": FAMILY_NAMES[kind.family], "chosen": FAMILY_NAMES[family]}
+        raise UserError("model.other_family", path=path, found=kind.family, **names)
+    if kind.is_refiner:
+        raise UserError("model.is_refiner", path=path)
     if kind.kind == "unet":
         raise UserError("model.is_unet", path=path)
     if kind.in_channels != 4:
@@ -74,8 +82,8 @@ def check_base(kind: FileKind, *, separate_vae: bool = False) -> FileKind:
     return kind
 
 
-def require_vae(path: Path) -> FileKind:
-    """Raises UserError unless the path is a VAE of Stable Diffusion: a file, its folder, or a whole model's folder."""
+def require_vae(path: Path, family: str = "sd1") -> FileKind:
+    """Raises UserError unless the path is a VAE for the family: a file, its folder, or a whole model's folder."""
     if isdir(path) and (path / "vae" / "config.json").is_file():
         path = path / "vae"
     if not exists(path):
@@ -86,8 +94,8 @@ def require_vae(path: Path) -> FileKind:
         raise UserError("vae.is_none" if error.key == "folder.no_model" else "vae.unreadable", path=path) from error
     if not kind.has_vae:
         raise UserError("vae.is_none", path=path)
-    if kind.kind == "vae" and kind.family != "sd1":
-        raise UserError("vae.other_family", path=path)
+    if kind.kind == "vae" and (kind.family in _SD_FAMILIES) != (family in _SD_FAMILIES):
+        raise UserError("vae.other_family", path=path, family=FAMILY_NAMES[family])
     return kind
 
 
@@ -105,6 +113,15 @@ def download(name: str) -> Path:
         except (OSError, ValueError) as error:  # no network, no such model, not a name: all are these
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError("model.download_failed", name=name, reason=reason) from error
-        if all((folder / part).is_dir() and has_weights(folder, part) for part in PARTS):
+        if all((folder / part).is_dir() and has_weights(folder, part) for part in _parts_named(folder)):
             return folder
     raise UserError("folder.no_model", path=name)
+
+
+def _parts_named(folder: Path) -> list[str]:
+    """The networks that a model's index names; those of Stable Diffusion 1 where it can't be read."""
+    try:
+        index = read_json(folder / "model_index.json")
+    except UserError:
+        index = {}
+    return [part for part in PARTS if part in index] or ["unet", "vae", "text_encoder"]

@@ -36,13 +36,17 @@ class Chunker:
         return self.frame(self.tokens(text), chunks)
 
     def frame(self, tokens: Sequence[int], chunks: int) -> Tensor:
-        """(chunks, 77): each chunk between begin and end marks, filled up with the padding token."""
+        """(chunks, 77): each chunk between begin and end marks, filled up with the padding token.
+
+        The filling is the end mark in CLIP-L and "!" (0) in OpenCLIP's models.
+        """
         ids = torch.full((chunks, CHUNK + 2), self._tokenizer.pad_token_id)
-        ids[:, 0], ids[:, -1] = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        ids[:, 0] = self._tokenizer.bos_token_id
         for i, row in enumerate(ids):
             part = torch.tensor(tokens[i * CHUNK : (i + 1) * CHUNK], dtype=torch.long)
             row[1 : len(part) + 1] = part
-            row[len(part) + 1] = self._tokenizer.eos_token_id
+            if self._tokenizer.eos_token_id not in part:  # as it is before a BREAK
+                row[len(part) + 1] = self._tokenizer.eos_token_id
         return ids
 
     def weighted_rows(self, prompt: str, chunks: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +57,7 @@ class Chunker:
             for i, part in enumerate(re.split(r"\s*\bBREAK\b\s*", text)):
                 if i:
                     fill = -len(tokens) % CHUNK
-                    tokens += [self._tokenizer.eos_token_id] * fill
+                    tokens += [self._tokenizer.eos_token_id, *[self._tokenizer.pad_token_id] * fill][:fill]
                     weights += [1.0] * fill
                 ids = self.tokens(part)
                 tokens += ids
@@ -84,12 +88,24 @@ def encode(
     Every chunk is read by itself, and the results stand one after the other, as the web UIs do.
     """
     chunks = max_token_length // CHUNK
+    ids, weights = rows_of(chunker, prompts, chunks, weighted=weighted)
+    return joined(_hidden(text_encoder, ids, clip_skip), weights, chunks)
+
+
+def rows_of(
+    chunker: Chunker, prompts: Sequence[str], chunks: int, *, weighted: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(B * chunks, 77) ids of prompts, and the weights of their tokens if they are to be read as weighted."""
     if not weighted:
-        ids = torch.cat([chunker.rows(prompt, chunks) for prompt in prompts])
-        return _hidden(text_encoder, ids, clip_skip).unflatten(0, (-1, chunks)).flatten(1, 2)
-    rows = [chunker.weighted_rows(prompt, chunks) for prompt in prompts]
-    hidden = _hidden(text_encoder, torch.cat([ids for ids, _ in rows]), clip_skip)
-    hidden = emphasise(hidden, torch.cat([weights for _, weights in rows]))
+        return torch.cat([chunker.rows(prompt, chunks) for prompt in prompts]), None
+    ids, weights = zip(*(chunker.weighted_rows(prompt, chunks) for prompt in prompts), strict=True)
+    return torch.cat(ids), torch.cat(weights)
+
+
+def joined(hidden: Tensor, weights: Tensor | None, chunks: int) -> Tensor:
+    """(B, chunks * 77, C) of what was read chunk by chunk, (B * chunks, 77, C), its words weighted."""
+    if weights is not None:
+        hidden = emphasise(hidden, weights)
     return hidden.unflatten(0, (-1, chunks)).flatten(1, 2)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +11,19 @@ from lora_core.events import EventBase, FileSaved, StageChanged
 from lora_core.families import FAMILIES
 from lora_core.generate.draw import draw, save_png
 from lora_core.generate.prompts import SamplePrompt
-from lora_core.io.kinds import FAMILY_NAMES
+from lora_core.io.kinds import FAMILY_NAMES, Family
 from lora_core.merge.combine import combined, load_sources, merged_vectors, opened_base
 from lora_core.merge.lowrank import LowRank
 from lora_core.runs import RunFolder, job_name
-from lora_core.settings import SampleSettings, Sd1Model, TrainSettings
+from lora_core.settings import RunSettings, SampleSettings, TrainSettings
 from lora_core.settings.tools import PreviewSettings
 from lora_core.train.device import choose_device
-
-if TYPE_CHECKING:
-    from lora_core.families.base import Components
 
 STRENGTHS: Mapping[int, Sequence[float]] = {1: (0.0, 0.5, 1.0, 1.5), 2: (0.0, 1.0)}
 """Number of prompts -> strengths each is drawn with; more prompts are drawn with the whole LoRA only."""
 MOST_PICTURES = 4
+DRAWN: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
+"""Families whose layers are, one by one, those of the files. (Those of FLUX.1 are fused in files, not in the model.)"""
 
 
 def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
@@ -36,16 +34,17 @@ def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
     yield StageChanged(stage="reading")
     sources = load_sources(settings.merge.loras)
     family = sources[0].file.family
-    if family not in FAMILIES:
-        raise UserError("preview.family", family=FAMILY_NAMES[family], known=FAMILY_NAMES["sd1"])
+    if family not in DRAWN:
+        known = ", ".join(FAMILY_NAMES[name] for name in DRAWN)
+        raise UserError("preview.family", family=FAMILY_NAMES[family], known=known)
     results = combined(settings.merge, sources, opened_base(settings.merge.base))
     changes = {layer: change for _, _, layer, change in results if change is not None}
     yield StageChanged(stage="loading_model")
-    model = Sd1Model(base=settings.base)
+    model = RunSettings.model_validate({"model": {"family": family, "base": settings.base}}).model
     device = choose_device(TrainSettings())
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     components = FAMILIES[family].load(model, dtype=dtype, device=device)
-    modules = layers_of(components)
+    modules = FAMILIES[family].named_layers(components)
     check_fit(changes, modules, settings.base)
     biases = {layer: vectors for layer, vectors in merged_vectors(sources).items() if layer in modules}
     jobs = [(prompt, strength) for prompt in prompts for strength in STRENGTHS.get(len(prompts), (1.0,))]
@@ -72,14 +71,6 @@ def request(prompt: str, settings: PreviewSettings) -> SamplePrompt:
         guidance=settings.guidance,
         steps=settings.steps,
     )
-
-
-def layers_of(components: "Components") -> dict[str, nn.Module]:
-    """Every layer with a weight by its canonical name."""
-    found = {f"lora_unet_{path.replace('.', '_')}": m for path, m in components.denoiser.named_modules()}
-    for path, module in components.text_encoder.named_modules():
-        found[f"lora_te_text_model_{path.removeprefix('text_model.').replace('.', '_')}"] = module
-    return {name: module for name, module in found.items() if isinstance(getattr(module, "weight", None), Tensor)}
 
 
 def check_fit(changes: Mapping[str, LowRank], modules: Mapping[str, nn.Module], base: str) -> None:

@@ -34,6 +34,10 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+_FROM_PURE_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""For models whose last timestep holds no signal: drawing has to begin exactly there (Lin et al. 2023, section 3)."""
+
+
 class Stopped(Exception):
     """The person asked to stop while a picture was being drawn."""
 
@@ -41,14 +45,21 @@ class Stopped(Exception):
 def make_scheduler(name: str, noise: Ddpm) -> Any:
     """diffusers' scheduler of that name for the noise a model was trained with."""
     scheduler, options = SAMPLERS[name]
+    if noise.zero_terminal_snr:
+        options = options | _FROM_PURE_NOISE
     return scheduler(
         num_train_timesteps=noise.steps,
         beta_start=noise.beta_start,
         beta_end=noise.beta_end,
         beta_schedule=noise.schedule,
         prediction_type=noise.prediction_type,
-        **options,
+        **options | _to_pure_noise(noise),
     )
+
+
+def _to_pure_noise(noise: Ddpm) -> dict[str, Any]:
+    """Where nothing of the signal is left at the last step, drawing begins there (Lin et al. 2023, section 3.3)."""
+    return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if noise.zero_terminal_snr else {}
 
 
 def guided(negative: Tensor, positive: Tensor, scale: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Diffusers folders: where each part's weights are, and what model the folder holds. Torch-free."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,19 @@ _PIPELINES: tuple[tuple[str, Family], ...] = (
     ("StableDiffusion3", "sd3"),
     ("Flux", "flux"),
 )
-_CONTEXT: dict[int, Family] = {1024: "sd2", 2048: "sdxl"}
-PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-"""Folders of a Stable Diffusion 1 model and the stem of their weight files."""
-_OLD_STEMS = {"text_encoder": "pytorch_model"}
+PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+"""Folders of a Stable Diffusion model and the stem of their weight files. Only SDXL has a second text encoder."""
+_OLD_STEMS = {"text_encoder": "pytorch_model", "text_encoder_2": "pytorch_model"}
+
+
+def parts_of(family: str) -> tuple[str, ...]:
+    """The folders that a family's model has."""
+    return tuple(part for part in PARTS if part != "text_encoder_2" or family == "sdxl")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,26 +96,35 @@ def identify_folder(folder: Path, read_header: Callable[[Path], Header]) -> File
 
 def _identify_pipeline(folder: Path, read_header: Callable[[Path], Header]) -> FileKind:
     pipeline = str(read_json(folder / "model_index.json").get("_class_name", ""))
-    for prefix, family in _PIPELINES:
-        if pipeline.startswith(prefix):
-            return FileKind(folder, "checkpoint", family, "folder")
+    family: Family | None = next((family for prefix, family in _PIPELINES if pipeline.startswith(prefix)), None)
+    if family not in (None, "sdxl"):
+        return FileKind(folder, "checkpoint", family, "folder")
     if not pipeline.startswith(("StableDiffusion", "LatentConsistencyModel")):
         return FileKind(folder, "checkpoint", "unknown", "folder")
     unet = read_json(folder / "unet" / "config.json")
-    files = {part: part_files(folder, part) for part in PARTS}
+    family = family or _family_of_unet(unet)
+    files = {part: part_files(folder, part) for part in parts_of(family)}
     denoiser = classify(files["unet"][0], read_header(files["unet"][0]))
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    prediction = read_json(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler = read_json(path) if path.is_file() else {}
     return FileKind(
         path=folder,
         kind="checkpoint",
-        family=_CONTEXT.get(unet.get("cross_attention_dim", 768), "sd1"),
+        family=family,
         container="folder",
         dtype=denoiser.dtype,
-        prediction_type="v_prediction" if prediction == "v_prediction" else "epsilon",
+        prediction_type="v_prediction" if scheduler.get("prediction_type") == "v_prediction" else "epsilon",
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
+        is_refiner=family == "sdxl" and unet.get("cross_attention_dim") == 1280,
         in_channels=unet.get("in_channels", 4),
         size=sum(file.stat().st_size for paths in files.values() for file in paths),
         tensors=denoiser.tensors,
         has_vae=True,
         has_text_encoder=True,
     )
+
+
+def _family_of_unet(config: Mapping[str, Any]) -> Family:
+    """Stable Diffusion 1 or 2, which have one pipeline. A small model's text has a width that says nothing."""
+    width = config.get("cross_attention_dim", 768)
+    return "sd2" if width == 1024 or (width != 768 and config.get("use_linear_projection")) else "sd1"

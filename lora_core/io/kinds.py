@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lora_core.io.prediction import Prediction, PredictionFrom, predicts
 from lora_core.io.tensors import Container, Header, TensorInfo
 from lora_core.merge.names_family import family_of
 from lora_core.merge.names_keys import split_key
@@ -26,7 +27,13 @@ class FileKind:
     container: Container
     dtype: str = ""
     """Number format of most of its weights: fp32, fp16, bf16, fp8, or empty."""
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction_type: Prediction = "epsilon"
+    prediction_from: PredictionFrom = "file"
+    """How sure that is: "file" says it, "weights" look so, or it is only "assumed"."""
+    zero_terminal_snr: bool = False
+    """Marked as trained from pure noise on: its noise schedule ends without any signal (Lin et al. 2023)."""
+    is_refiner: bool = False
+    """SDXL's refiner: half a model, for the last steps of a picture."""
     in_channels: int = 4
     """Channels the denoiser reads: 4, or 9 for an inpainting model."""
     size: int = 0
@@ -183,17 +190,10 @@ def _in_channels(tensors: Tensors) -> int:
     return 4
 
 
-def _predicts_velocity(path: Path, header: Header) -> bool:
-    """A marker tensor, the model's own metadata, or the .yaml that web UIs want beside such a file."""
-    if "v_pred" in header.tensors:
-        return True
-    if header.metadata.get("modelspec.prediction_type", "").lower() in {"v", "v_prediction", "v-prediction"}:
-        return True
-    try:
-        config = path.with_suffix(".yaml").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return bool(re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*$", config, re.MULTILINE))
+def _is_refiner(tensors: Tensors) -> bool:
+    """The refiner reads OpenCLIP alone, 1280 wide; SDXL itself reads both encoders, 2048."""
+    shapes = (info.shape for name, info in tensors.items() if name.endswith("attn2.to_k.weight"))
+    return next(shapes, ())[-1:] == (1280,)
 
 
 def classify(path: Path, header: Header) -> FileKind:
@@ -201,13 +201,17 @@ def classify(path: Path, header: Header) -> FileKind:
     tensors = header.tensors
     kind: Kind = next((kind for kind, holds in KINDS if holds(tensors)), "unknown")
     family = _family(tensors, kind)
+    prediction, how = predicts(path, header, sd2=family == "sd2" and kind in ("checkpoint", "unet"))
     return FileKind(
         path=path,
         kind=kind,
         family=family if family != "unknown" or kind != "lora" else _said_family(header.metadata),
         container=header.container,
         dtype=_dtype(tensors),
-        prediction_type="v_prediction" if _predicts_velocity(path, header) else "epsilon",
+        prediction_type=prediction,
+        prediction_from=how,
+        zero_terminal_snr="ztsnr" in tensors,
+        is_refiner=family == "sdxl" and kind in ("checkpoint", "unet") and _is_refiner(tensors),
         in_channels=_in_channels(tensors),
         size=path.stat().st_size,
         tensors=len(tensors),

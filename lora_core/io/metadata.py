@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from lora_core.errors import UserError
 from lora_core.io.base_models import BaseModel, base_model, told_of_the_model
 from lora_core.io.headers import read_header
-from lora_core.settings import LokrSettings, NetworkSettings, OptimizerSettings, RunSettings, sides
+from lora_core.settings import (
+    LokrSettings,
+    LossSettings,
+    NetworkSettings,
+    NoiseSettings,
+    OptimizerSettings,
+    RunSettings,
+    sides,
+)
+from lora_core.train.schedules import warmup_steps
 
 if TYPE_CHECKING:
     from lora_core.families.base import ModelSource
@@ -32,6 +41,7 @@ def training_metadata(
     seed: int,
     precision: str,
     prediction_type: str,
+    zero_terminal_snr: bool = False,
     started_at: float,
     finished_at: float,
     steps: int,
@@ -53,9 +63,13 @@ def training_metadata(
         "ss_mixed_precision": precision,
         **_network(settings.network, base.network_module),
         **_training(settings, plan),
+        **_loss_and_noise(settings.loss, settings.noise),
+        "ss_zero_terminal_snr": zero_terminal_snr,
         **_model(settings, source, base),
         **_data(settings),
     }
+    if "ss_datasets" in dataset:
+        values = {key: value for key, value in values.items() if key not in IN_FOLDER_MODE}
     spec = _modelspec(settings, base, prediction_type, finished_at)
     return {
         **{key: str(value) for key, value in values.items()},
@@ -145,7 +159,9 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
 
 def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
     train = settings.train
-    text_encoder_lr = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    text_encoder_lr: Any = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0.0
+    if train.train_text_encoder and settings.model.family == "sdxl":
+        text_encoder_lr = [text_encoder_lr, train.text_encoder_2_lr or text_encoder_lr]
     return {
         "ss_output_name": settings.save.output_name,
         "ss_training_comment": settings.save.comment or None,
@@ -154,7 +170,7 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_text_encoder_lr": text_encoder_lr,
         "ss_optimizer": optimizer_text(settings.optimizer),
         "ss_lr_scheduler": settings.schedule.name,
-        "ss_lr_warmup_steps": int(plan.total_steps * getattr(settings.schedule, "warmup", 0) / 100),
+        "ss_lr_warmup_steps": warmup_steps(settings.schedule, plan.total_steps),
         "ss_max_train_steps": plan.total_steps,
         "ss_num_epochs": plan.epochs,
         "ss_num_batches_per_epoch": plan.batches_per_epoch,
@@ -163,11 +179,28 @@ def _training(settings: RunSettings, plan: "Plan") -> dict[str, Any]:
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_full_fp16": False,
         "ss_lowram": False,
-        "ss_noise_offset": settings.noise.noise_offset,
-        "ss_min_snr_gamma": settings.loss.min_snr_gamma,
-        "ss_loss_type": "l2",
-        "ss_zero_terminal_snr": False,
-        "ss_prior_loss_weight": settings.loss.prior_loss_weight,
+    }
+
+
+def _loss_and_noise(loss: LossSettings, noise: NoiseSettings) -> dict[str, Any]:
+    """As sd-scripts writes it; values of a kind of noise that was not used are None."""
+    offset = noise.noise_offset if noise.noise_offset_type != "multires" else None
+    iterations = noise.multires_noise_iterations if noise.noise_offset_type != "original" else None
+    return {
+        "ss_noise_offset": offset,
+        "ss_noise_offset_random_strength": offset is not None and noise.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": noise.adaptive_noise_scale if offset is not None else None,
+        "ss_multires_noise_iterations": iterations,
+        "ss_multires_noise_discount": noise.multires_noise_discount,
+        "ss_ip_noise_gamma": noise.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": noise.ip_noise_gamma_random_strength,
+        "ss_min_snr_gamma": loss.min_snr_gamma,
+        "ss_debiased_estimation": loss.debiased_estimation_loss,
+        "ss_loss_type": loss.loss_type,
+        "ss_huber_schedule": loss.huber_schedule,
+        "ss_huber_scale": loss.huber_scale,
+        "ss_huber_c": loss.huber_c,
+        "ss_prior_loss_weight": loss.prior_loss_weight,
     }
 
 
@@ -200,7 +233,7 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_cache_latents": data.cache_latents != "off",
         "ss_caption_dropout_rate": data.caption_dropout_rate,
         "ss_caption_dropout_every_n_epochs": data.caption_dropout_every_n_epochs or 0,
-        "ss_caption_tag_dropout_rate": 0.0,
+        "ss_caption_tag_dropout_rate": data.caption_tag_dropout_rate,
         "ss_face_crop_aug_range": None,
         "ss_batch_size_per_device": batch,
         "ss_total_batch_size": batch,
@@ -217,6 +250,23 @@ def _data(settings: RunSettings) -> dict[str, Any]:
     }
 
 
+IN_FOLDER_MODE = (
+    "ss_batch_size_per_device",
+    "ss_total_batch_size",
+    "ss_resolution",
+    "ss_color_aug",
+    "ss_flip_aug",
+    "ss_random_crop",
+    "ss_shuffle_caption",
+    "ss_enable_bucket",
+    "ss_bucket_no_upscale",
+    "ss_min_bucket_reso",
+    "ss_max_bucket_reso",
+    "ss_keep_tokens",
+)
+"""What is left out, as in sd-scripts, when a dataset file is used: ``ss_datasets`` says it for each dataset."""
+
+
 def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, finished_at: float) -> dict[str, Any]:
     """Entries of Stability's model metadata standard 1.0.1; empty ones are left out."""
     save = settings.save
@@ -229,6 +279,7 @@ def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, fin
         "resolution": "x".join(map(str, sides(settings.dataset.resolution))),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(finished_at)),
         "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction_type),
+        "timestep_range": _timestep_range(settings.noise),
         "encoder_layer": getattr(settings.model, "clip_skip", None),
         "author": save.author,
         "description": save.description,
@@ -236,6 +287,12 @@ def _modelspec(settings: RunSettings, base: BaseModel, prediction_type: str, fin
         "tags": save.tags,
         "trigger_phrase": settings.dataset.trigger_words,
     }
+
+
+def _timestep_range(noise: NoiseSettings) -> str | None:
+    """ "200,1000" where not all noise levels were trained."""
+    low, high = noise.min_timestep, noise.max_timestep
+    return None if (low, high) == (0, 1000) else f"{low},{high}"
 
 
 def _without_paths(value: Any) -> Any:

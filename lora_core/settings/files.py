@@ -105,7 +105,7 @@ def load_text(text: str, path: Path, may_read: Callable[[Path], bool] = anything
 
 def _of_tree(tree: dict[str, Any], path: Path, may_read: Callable[[Path], bool]) -> Loaded:
     if is_kohya(tree):
-        imported = import_tree(tree, path.name, may_read)
+        imported = import_tree(tree, path.name, may_read, path)
         return Loaded(imported.settings, imported)
     return Loaded(settings_from(migrated(tree, path), str(path)))
 

@@ -1,4 +1,4 @@
-"""Optimizers: one variant each, with the defaults of its library."""
+"""Optimizers: one variant each, with the defaults of its library. The order is the one on the page: the usual ones first."""
 
 import ast
 from typing import Annotated, Any, Literal
@@ -42,16 +42,32 @@ class _Optimizer(Settings):
     """More arguments of the optimizer as key=value, separated by spaces, for example betas=(0.9,0.99)."""
 
 
-class AdamW(_Optimizer):
-    name: Literal["AdamW"] = "AdamW"
+class _WithoutDecay(_Optimizer):
+    weight_decay: float = Field(0.0, ge=0, le=10, title="Weight decay")
+    """Pulls the LoRA weights towards zero at every step. 0.01 is usual; 0 turns it off."""
+
+
+class _WithCoefficient(_Optimizer):
+    d_coef: float = Field(1.0, gt=0, le=10, title="Prodigy: d coefficient")
+    """Multiplies the learning rate that Prodigy finds. 0.5 is more careful, 2 bolder."""
 
 
 class AdamW8bit(_Optimizer):
     name: Literal["AdamW8bit"] = "AdamW8bit"
 
 
-class PagedAdamW8bit(_Optimizer):
-    name: Literal["PagedAdamW8bit"] = "PagedAdamW8bit"
+class AdamW(_Optimizer):
+    name: Literal["AdamW"] = "AdamW"
+
+
+class Prodigy(_WithCoefficient):
+    name: Literal["Prodigy"] = "Prodigy"
+
+
+class Adafactor(_WithoutDecay):
+    name: Literal["Adafactor"] = "Adafactor"
+    relative_step: bool = Field(True, title="Adafactor: own learning rate")
+    """Adafactor finds its own learning rate; the learning rates above are then not used. Needs the adafactor or constant schedule."""
 
 
 class Lion(_Optimizer):
@@ -62,46 +78,147 @@ class Lion8bit(_Optimizer):
     name: Literal["Lion8bit"] = "Lion8bit"
 
 
-class Adafactor(_Optimizer):
-    name: Literal["Adafactor"] = "Adafactor"
-    weight_decay: float = Field(0.0, ge=0, le=10, title="Weight decay")
-    """Pulls the LoRA weights towards zero at every step. 0.01 is usual; 0 turns it off."""
-    relative_step: bool = Field(True, title="Adafactor: own learning rate")
-    """Adafactor finds its own learning rate; the learning rates above are then not used. Needs the adafactor or constant schedule."""
+class CAME(_Optimizer):
+    name: Literal["CAME"] = "CAME"
 
 
-class DAdaptAdam(_Optimizer):
-    name: Literal["DAdaptAdam"] = "DAdaptAdam"
+class Muon(_Optimizer):
+    name: Literal["Muon"] = "Muon"
 
 
-class Prodigy(_Optimizer):
-    name: Literal["Prodigy"] = "Prodigy"
-    d_coef: float = Field(1.0, gt=0, le=10, title="Prodigy: d coefficient")
-    """Multiplies the learning rate that Prodigy finds. 0.5 is more careful, 2 bolder."""
+class AdEMAMix(_Optimizer):
+    name: Literal["AdEMAMix"] = "AdEMAMix"
+
+
+class AdEMAMix8bit(_Optimizer):
+    name: Literal["AdEMAMix8bit"] = "AdEMAMix8bit"
+
+
+class PagedAdEMAMix8bit(_Optimizer):
+    name: Literal["PagedAdEMAMix8bit"] = "PagedAdEMAMix8bit"
+
+
+class PagedAdamW(_Optimizer):
+    name: Literal["PagedAdamW"] = "PagedAdamW"
+
+
+class PagedAdamW8bit(_Optimizer):
+    name: Literal["PagedAdamW8bit"] = "PagedAdamW8bit"
+
+
+class PagedAdamW32bit(_Optimizer):
+    name: Literal["PagedAdamW32bit"] = "PagedAdamW32bit"
+
+
+class PagedLion8bit(_Optimizer):
+    name: Literal["PagedLion8bit"] = "PagedLion8bit"
+
+
+class ProdigyPlusScheduleFree(_WithoutDecay, _WithCoefficient):
+    name: Literal["ProdigyPlusScheduleFree"] = "ProdigyPlusScheduleFree"
 
 
 class AdamWScheduleFree(_Optimizer):
     name: Literal["AdamWScheduleFree"] = "AdamWScheduleFree"
 
 
+class RAdamScheduleFree(_Optimizer):
+    name: Literal["RAdamScheduleFree"] = "RAdamScheduleFree"
+
+
+class SGDScheduleFree(_WithoutDecay):
+    name: Literal["SGDScheduleFree"] = "SGDScheduleFree"
+
+
+class DAdaptAdam(_Optimizer):
+    name: Literal["DAdaptAdam"] = "DAdaptAdam"
+
+
+class DAdaptAdaGrad(_WithoutDecay):
+    name: Literal["DAdaptAdaGrad"] = "DAdaptAdaGrad"
+
+
+class DAdaptAdan(_WithoutDecay):
+    name: Literal["DAdaptAdan"] = "DAdaptAdan"
+
+
+class DAdaptAdanIP(_WithoutDecay):
+    name: Literal["DAdaptAdanIP"] = "DAdaptAdanIP"
+
+
+class DAdaptAdamPreprint(_Optimizer):
+    name: Literal["DAdaptAdamPreprint"] = "DAdaptAdamPreprint"
+
+
+class DAdaptLion(_WithoutDecay):
+    name: Literal["DAdaptLion"] = "DAdaptLion"
+
+
+class DAdaptSGD(_WithoutDecay):
+    name: Literal["DAdaptSGD"] = "DAdaptSGD"
+
+
+class SGDNesterov(_WithoutDecay):
+    name: Literal["SGDNesterov"] = "SGDNesterov"
+
+
+class SGDNesterov8bit(_WithoutDecay):
+    name: Literal["SGDNesterov8bit"] = "SGDNesterov8bit"
+
+
 class CustomOptimizer(_Optimizer):
     name: Literal["custom"] = "custom"
     class_path: str = Field("", title="Optimizer class", max_length=300)
-    """Any installed torch optimizer by its dotted name, for example pytorch_optimizer.CAME. Weight decay is passed as weight_decay."""
+    """Any installed torch optimizer by its dotted name, for example pytorch_optimizer.ADOPT. Weight decay is passed as weight_decay."""
 
 
 OptimizerSettings = Annotated[
-    AdamW
-    | AdamW8bit
-    | PagedAdamW8bit
+    AdamW8bit
+    | AdamW
+    | Prodigy
+    | Adafactor
     | Lion
     | Lion8bit
-    | Adafactor
-    | DAdaptAdam
-    | Prodigy
+    | CAME
+    | Muon
+    | AdEMAMix
+    | AdEMAMix8bit
+    | PagedAdEMAMix8bit
+    | PagedAdamW
+    | PagedAdamW8bit
+    | PagedAdamW32bit
+    | PagedLion8bit
+    | ProdigyPlusScheduleFree
     | AdamWScheduleFree
+    | RAdamScheduleFree
+    | SGDScheduleFree
+    | DAdaptAdam
+    | DAdaptAdaGrad
+    | DAdaptAdan
+    | DAdaptAdanIP
+    | DAdaptAdamPreprint
+    | DAdaptLion
+    | DAdaptSGD
+    | SGDNesterov
+    | SGDNesterov8bit
     | CustomOptimizer,
     Field(discriminator="name", title="Optimizer", json_schema_extra={"kohya": "optimizer"}),
 ]
-FINDS_ITS_OWN_RATE = frozenset({"DAdaptAdam", "Prodigy"})
+FINDS_ITS_OWN_RATE = frozenset(
+    {
+        "Prodigy",
+        "ProdigyPlusScheduleFree",
+        "DAdaptAdam",
+        "DAdaptAdaGrad",
+        "DAdaptAdan",
+        "DAdaptAdanIP",
+        "DAdaptAdamPreprint",
+        "DAdaptLion",
+        "DAdaptSGD",
+    }
+)
 """Optimizers whose learning rate is a multiplier, 1.0 in normal use."""
+ONE_RATE_FOR_ALL = FINDS_ITS_OWN_RATE - {"ProdigyPlusScheduleFree"}
+"""Those of them that find one rate for the whole LoRA, so that its parts can't have different ones."""
+SCHEDULE_FREE = frozenset({"AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree", "ProdigyPlusScheduleFree"})
+"""Optimizers that average the weights in place of a falling learning rate."""

@@ -25,6 +25,11 @@ def state_folder(lora: Path) -> Path:
     return lora.with_name(f"{lora.stem}-state")
 
 
+def average_file(lora: Path) -> Path:
+    """The running average of a LoRA's weights, where both are saved: the same name with -ema."""
+    return lora.with_name(f"{lora.stem}-ema.safetensors")
+
+
 def sample_folder(save: SaveSettings) -> Path:
     return _folder(save) / "sample"
 
@@ -42,8 +47,8 @@ def files_in_the_way(save: SaveSettings) -> list[Path]:
     return sorted(
         path
         for path in save.output_dir.iterdir()
-        if path.name in {f"{name}.safetensors", f"{name}.json"}
-        or (path.suffix == ".safetensors" and _is_numbered(path.stem, name))
+        if path.name in {f"{name}.safetensors", f"{name}-ema.safetensors", f"{name}.json"}
+        or (path.suffix == ".safetensors" and _is_numbered(path.stem.removesuffix("-ema"), name))
     )
 
 
@@ -84,5 +89,6 @@ class Retention:
         old, self.saved = self.saved[: -self.keep_last], self.saved[-self.keep_last :]
         for path in old:
             path.unlink(missing_ok=True)
+            average_file(path).unlink(missing_ok=True)
             shutil.rmtree(state_folder(path), ignore_errors=True)
         return old

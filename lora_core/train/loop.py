@@ -11,8 +11,11 @@ from accelerate import Accelerator
 from lora_core.data.checks import checked
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
+from lora_core.data.mask_files import MaskFiles, mask_problems
+from lora_core.data.masks import Masks
 from lora_core.data.metadata import dataset_metadata
 from lora_core.data.samples import Sample, build_samples, fingerprint
+from lora_core.data.texts import TextsOnDisk, files_identity, text_folder
 from lora_core.errors import ProblemsFound, UserError
 from lora_core.events import (
     CheckpointSaved,
@@ -27,11 +30,13 @@ from lora_core.families.base import Components, ModelFamily
 from lora_core.families.encoded import MOST_TEXTS, EncodedTexts
 from lora_core.generate.draw import prompts_asked
 from lora_core.generate.prompts import parse
+from lora_core.noise import obeying
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
+from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
@@ -99,7 +104,9 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     family = find_family(settings)
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
     hash_in_background(components)
-    data = yield from training_data(settings, family, components, samples)
+    components.schedule = obeying(components.schedule, settings.noise)
+    masks = masks_of(settings, found, components)
+    data = yield from training_data(settings, family, components, samples, plan, masks)
     feed = Feed(data, seed)
     texts = yield from encoded_texts(settings, family, components, feed, plan)
     yield StageChanged(stage="loading_model")
@@ -108,10 +115,11 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
     optimizer = build_optimizer(settings, network, accelerator, plan)
-    facts = facts_of(found, samples, settings)
+    facts = facts_of(found, samples, settings, masks)
+    ema = Ema(network.named_parameters(), settings.train.ema_decay) if settings.train.ema_decay else None
     if position is not None and settings.save.resume is not None:
         check_fits(position, settings, facts.fingerprint, settings.save.resume)
-        load_state(settings.save.resume, network, optimizer, accelerator.scaler)
+        load_state(settings.save.resume, network, optimizer, accelerator.scaler, ema)
     return Session(
         settings=settings,
         family=family,
@@ -129,6 +137,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         retention=Retention(settings.save.keep_last_n),
         first_step=position.step if position else 0,
         texts=texts,
+        ema=ema,
         started_at=started_at,
     )
 
@@ -141,17 +150,39 @@ def usable(found: Scan, settings: RunSettings) -> Scan:
     return good
 
 
-def facts_of(found: Scan, samples: list[Sample], settings: RunSettings) -> DataFacts:
+def masks_of(settings: RunSettings, found: Scan, components: Components) -> Masks | None:
+    """The masks of the loss, if there are to be any. Raises ProblemsFound if they can't be used."""
+    problems = list(mask_problems(settings, found))
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise ProblemsFound(errors)
+    files = MaskFiles.of(settings, found)
+    return None if files is None else Masks(files, components.vae_factor)
+
+
+def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: Masks | None = None) -> DataFacts:
+    known = fingerprint(samples)
+    if masks is not None:
+        known += masks.fingerprint([sample.image.path for sample in samples])
     return DataFacts(
-        fingerprint=fingerprint(samples),
-        metadata=dataset_metadata(found, samples, buckets_enabled=settings.dataset.enable_bucket),
-        captions=tuple({sample.caption for sample in samples}),
-        warnings=tuple(found.problems),
+        fingerprint=known,
+        metadata=dataset_metadata(
+            found,
+            samples,
+            buckets_enabled=settings.dataset.enable_bucket,
+            batch_size=settings.train.train_batch_size,
+        ),
+        captions=tuple({line for sample in samples for line in sample.caption.split("\n")}),
+        warnings=(*found.problems, *mask_problems(settings, found)),
     )
 
 
 def training_data(
-    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
+    settings: RunSettings,
+    family: ModelFamily,
+    components: Components,
+    samples: list[Sample],
+    plan: Plan,
+    masks: Masks | None = None,
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
     cache = latent_cache(
@@ -160,10 +191,17 @@ def training_data(
         vae_identity(components),
     )
     if cache is not None:
-        for done, total in cache.filling(samples, flip=settings.dataset.flip_aug):
+        for done, total in cache.filling(samples):
             yield StageChanged(stage="caching_latents", done=done, total=total)
         components.park("vae")  # its memory is wanted for training; sampling brings it back for a moment
-    return TrainingData(samples, settings.dataset, settings.train.train_batch_size, cache)
+    return TrainingData(
+        samples,
+        settings.train.train_batch_size,
+        cache,
+        masks,
+        accumulation=plan.accumulation,
+        total_steps=plan.total_steps,
+    )
 
 
 def encoded_texts(
@@ -175,15 +213,28 @@ def encoded_texts(
     """
     if trained_text_parts(settings, family):
         return None
-    texts = EncodedTexts(family, components, settings.model)
+    texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
     if captions is not None:
-        for done, total in texts.filling(captions):
+        if settings.loss.prior_preservation is not None:
+            captions = captions | {settings.loss.prior_words}
+        for done, total in texts.filling(captions, weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         for prompt in parse(settings.sample.prompts):
             prompts_asked(family, components, prompt, settings.model, texts)
         texts.release_encoders()
     return texts
+
+
+def text_store(settings: RunSettings, components: Components) -> TextsOnDisk | None:
+    """Where encoded texts are kept for the next run, if they are to be."""
+    if settings.train.cache_text_encoder_outputs != "disk":
+        return None
+    separate = {name: value for name, value in settings.model if isinstance(value, Path) and name != "vae"}
+    options = {name: value for name, value in settings.model if not isinstance(value, Path) and name != "base"}
+    files = files_identity([components.source.path, *(separate[name] for name in sorted(separate))])
+    facts = options | {"files": files, "precision": str(components.dtype), "separate": sorted(separate)}
+    return TextsOnDisk(text_folder(settings.dataset.cache_dir, settings.dataset.train_dir), facts)
 
 
 def vae_identity(components: Components) -> str:

@@ -10,20 +10,9 @@ from torch.optim import Optimizer
 
 from lora_core.errors import UserError
 from lora_core.settings import OptimizerSettings, parse_args
+from lora_core.train.optimizer_table import ALWAYS, CLASSES, WARMS_UP_ITSELF
 
 ParamGroups = Sequence[dict[str, Any]]
-
-CLASSES: dict[str, str] = {
-    "AdamW": "torch.optim.AdamW",
-    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
-    "PagedAdamW8bit": "bitsandbytes.optim.PagedAdamW8bit",
-    "Lion": "pytorch_optimizer.Lion",
-    "Lion8bit": "bitsandbytes.optim.Lion8bit",
-    "Adafactor": "transformers.optimization.Adafactor",
-    "DAdaptAdam": "pytorch_optimizer.DAdaptAdam",
-    "Prodigy": "prodigyopt.Prodigy",
-    "AdamWScheduleFree": "schedulefree.AdamWScheduleFree",
-}
 
 
 def create_optimizer(settings: OptimizerSettings, groups: ParamGroups, *, warmup_steps: int = 0) -> Optimizer:
@@ -34,9 +23,11 @@ def create_optimizer(settings: OptimizerSettings, groups: ParamGroups, *, warmup
     """
     path = settings.class_path if settings.name == "custom" else CLASSES[settings.name]
     factory = find_class(path)
-    arguments = _arguments(settings, warmup_steps) | parse_args(settings.args)
+    arguments = _arguments(settings, groups, warmup_steps) | parse_args(settings.args)
     if settings.name == "Adafactor" and settings.relative_step:
         groups = [{k: v for k, v in group.items() if k != "lr"} for group in groups]
+    if settings.name == "Muon":
+        groups = list(muon_groups(groups, settings.weight_decay))
     try:
         optimizer = factory(list(groups), **arguments)
     except (TypeError, ValueError) as error:
@@ -51,22 +42,38 @@ def has_averaged_weights(optimizer: Optimizer) -> bool:
     return hasattr(optimizer, "eval") and any("train_mode" in group for group in optimizer.param_groups)
 
 
-def _arguments(settings: OptimizerSettings, warmup_steps: int) -> dict[str, Any]:
+def muon_groups(groups: ParamGroups, weight_decay: float) -> Iterator[dict[str, Any]]:
+    """Each group in two of the same name: matrices for Muon, all else for the AdamW inside it.
+
+    A convolution counts as the matrix (outputs, inputs x height x width). One row or one column has no directions to
+    make orthogonal: lengths of DoRA and LoRAs of rank 1 go to AdamW.
+    """
+    for group in groups:
+        split: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for parameter in group["params"]:
+            split[_is_matrix(parameter)].append(parameter)
+        for is_matrix, parameters in split.items():
+            if parameters:
+                yield {**group, "params": parameters, "use_muon": is_matrix, "weight_decay": weight_decay}
+
+
+def _is_matrix(parameter: torch.Tensor) -> bool:
+    return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 1
+
+
+def _arguments(settings: OptimizerSettings, groups: ParamGroups, warmup_steps: int) -> dict[str, Any]:
     """Constructor arguments beside the parameter groups."""
-    arguments: dict[str, Any] = {"weight_decay": settings.weight_decay}
+    arguments: dict[str, Any] = {"weight_decay": settings.weight_decay, **ALWAYS.get(settings.name, {})}
     match settings.name:
-        case "AdamW":
-            # One kernel for all parameters instead of one launch each.
-            arguments |= {"fused": True}
         case "Adafactor":
             arguments |= {"lr": None, "relative_step": settings.relative_step, "warmup_init": settings.relative_step}
             arguments |= {"scale_parameter": settings.relative_step}
         case "Prodigy":
-            arguments |= {"d_coef": settings.d_coef, "use_bias_correction": True, "safeguard_warmup": True}
-        case "DAdaptAdam" | "Lion":
-            arguments |= {"weight_decouple": True}
-        case "AdamWScheduleFree":
-            arguments |= {"warmup_steps": warmup_steps}
+            arguments |= {"d_coef": settings.d_coef}
+        case "ProdigyPlusScheduleFree":
+            arguments |= {"d_coef": settings.d_coef, "split_groups": len(groups) > 1}
+    if settings.name in WARMS_UP_ITSELF:
+        arguments |= {"warmup_steps": warmup_steps}
     return arguments
 
 
@@ -83,12 +90,17 @@ def find_class(path: str) -> Callable[..., Optimizer]:
 
 
 def current_rates(optimizer: Optimizer) -> dict[str, float]:
-    """The learning rate in force, per group, with what the optimizer itself found (Prodigy's d, Adafactor's own)."""
+    """The learning rate in force, per group, with what the optimizer itself found (Prodigy's d, Adafactor's own).
+
+    0 for a group that takes no gradients any more.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper passes on only what it knows
     return {group["name"]: _rate(inner, group) for group in inner.param_groups}
 
 
 def _rate(optimizer: Optimizer, group: dict[str, Any]) -> float:
+    if not any(parameter.requires_grad for parameter in group["params"]):
+        return 0.0
     if group.get("relative_step"):
         state = optimizer.state.get(group["params"][0])
         return float(optimizer._get_lr(group, state)) if state else 0.0
@@ -107,12 +119,14 @@ def averaged_weights(optimizer: Optimizer) -> Iterator[None]:
         yield
         return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = [p.detach().clone() for p in parameters]
+    kept = [parameter.data for parameter in parameters]
+    for parameter in parameters:
+        # The optimizer's own numbers are float32, even beside weights in bf16.
+        parameter.data = parameter.data.to(torch.float32, copy=True)
     optimizer.eval()
     try:
         yield
     finally:
         optimizer.train()
-        with torch.no_grad():
-            for parameter, before in zip(parameters, kept, strict=True):
-                parameter.copy_(before)
+        for parameter, before in zip(parameters, kept, strict=True):
+            parameter.data = before

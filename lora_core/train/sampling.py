@@ -13,7 +13,7 @@ from lora_core.generate.prompts import parse
 from lora_core.i18n import LANGUAGES
 from lora_core.settings import SampleSettings
 from lora_core.train.files import sample_folder
-from lora_core.train.optimizers import averaged_weights
+from lora_core.train.saving import finished_weights
 
 if TYPE_CHECKING:
     from lora_core.train.session import Session
@@ -39,7 +39,7 @@ def draw_samples(session: "Session", *, step: int, epoch: int, now: bool = False
     folder = sample_folder(settings.save)
     folder.mkdir(parents=True, exist_ok=True)
     by_step = now or settings.sample.every_n_epochs is None
-    with averaged_weights(session.optimizer), drawing(session):
+    with finished_weights(session), drawing(session):
         for index, prompt in enumerate(prompts):
             yield StageChanged(stage="sampling", done=index, total=len(prompts))
             picture = draw(

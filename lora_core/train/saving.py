@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, EventBase, StageChanged, Warned
 from lora_core.i18n import LANGUAGES
 from lora_core.io.metadata import training_metadata
-from lora_core.train.files import epoch_file, final_file, settings_file, state_folder, step_file
+from lora_core.train.files import average_file, epoch_file, final_file, settings_file, state_folder, step_file
 from lora_core.train.optimizers import averaged_weights
 from lora_core.train.state import Position, flat, save_state
 
@@ -76,14 +77,29 @@ def _saved(session: "Session", path: Path, step: int, *, state: bool = False) ->
 def write(session: "Session", path: Path, step: int, *, with_state: bool) -> Path | None:
     """Write one LoRA and, if asked, the training state beside it; gives the state's folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with averaged_weights(session.optimizer):
-        save_lora(session.network, metadata(session, step), path, session.settings.save.save_precision)
+    precision, facts = session.settings.save.save_precision, metadata(session, step)
+    with finished_weights(session):
+        save_lora(session.network, facts, average_file(path) if beside(session) else path, precision)
+    if beside(session):
+        save_lora(session.network, facts, path, precision)
     if not with_state:
         return None
     folder = state_folder(path)
     position = Position(step, session.seed, session.data_facts.fingerprint, flat(session.settings))
-    save_state(folder, position, session.network, session.optimizer, session.accelerator.scaler)
+    save_state(folder, position, session.network, session.optimizer, session.accelerator.scaler, session.ema)
     return folder
+
+
+def beside(session: "Session") -> bool:
+    """Whether the plain weights are saved as well as their average."""
+    return session.ema is not None and session.settings.train.ema_save == "beside"
+
+
+@contextmanager
+def finished_weights(session: "Session") -> Iterator[None]:
+    """Inside, the adapter has the weights to save and draw with: averages, where the run keeps some."""
+    with session.ema.weights() if session.ema is not None else averaged_weights(session.optimizer):
+        yield
 
 
 def metadata(session: "Session", step: int) -> dict[str, str]:
@@ -96,6 +112,7 @@ def metadata(session: "Session", step: int) -> dict[str, str]:
         seed=session.seed,
         precision=session.precision,
         prediction_type=session.components.prediction_type,
+        zero_terminal_snr=getattr(session.noise, "zero_terminal_snr", False),
         started_at=session.started_at,
         finished_at=time.time(),
         steps=step,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -19,11 +20,18 @@ from lora_core.io.safetensors import read_tensors
 from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
 from lora_core.settings import RunSettings, TrainSettings
+from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
-from lora_core.train.loss import weighted_mse
+from lora_core.train.loss import training_loss
+from lora_core.train.loss_weights import prediction_of
+from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
+from lora_core.train.optimizer_table import WARMS_UP_ITSELF
 from lora_core.train.optimizers import create_optimizer
+from lora_core.train.preservation import with_class_words
 from lora_core.train.randomness import derive, generator, seed_dropout
-from lora_core.train.schedules import Factor, factor, set_rates, warmup_steps
+from lora_core.train.rounding import in_float32
+from lora_core.train.schedules import Factor, factor, set_rates, text_encoders_stop_at, warmup_steps
+from lora_core.train.stopping import StoppedTexts, freeze_text_encoders
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,9 @@ class Session:
     started_at: float = 0.0
     texts: EncodedTexts | None = None
     """Encoded captions and sample prompts, while no text encoder is trained."""
+    stopped_texts: StoppedTexts | None = None
+    """Encoded captions from the step on at which the text encoders stopped learning."""
+    ema: Ema | None = None
 
     @property
     def device(self) -> torch.device:
@@ -92,6 +103,9 @@ class Feed:
         return next(self._stream)
 
 
+ADAPTER_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
 def trained_text_parts(settings: RunSettings, family: ModelFamily) -> tuple[str, ...]:
     """The text encoders that get adapters."""
     return family.trainable_text_parts if settings.train.train_text_encoder else ()
@@ -106,7 +120,7 @@ def build_network(settings: RunSettings, family: ModelFamily, components: Compon
         network = AdapterNetwork.create(targets, settings.network, own_seed)
     else:
         network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights))
-    network.to(components.device)
+    network.to(components.device, ADAPTER_DTYPES[settings.train.adapter_precision])
     network.attach()
     network.train()
     return network
@@ -135,8 +149,8 @@ def build_optimizer(settings: RunSettings, network: AdapterNetwork, accelerator:
 
 
 def rate_factor(settings: RunSettings, plan: Plan) -> Factor:
-    """The schedule. Schedule-free warms up by itself, so there it is flat."""
-    if settings.optimizer.name == "AdamWScheduleFree":
+    """The schedule. Where schedule-free warms up by itself it is flat."""
+    if settings.optimizer.name in WARMS_UP_ITSELF:
         return lambda _: 1.0
     return factor(settings.schedule, plan.total_steps)
 
@@ -166,6 +180,7 @@ def hash_in_background(components: Components) -> Thread:
 def train_step(session: Session, step: int) -> Tensor:
     """Do optimizer step ``step`` (0-based) and return its mean loss, still on the device."""
     set_rates(session.optimizer, session.rate, step)
+    stop_text_encoders(session, step)
     epoch, batches = microbatches(session.plan, step)
     total = torch.zeros((), device=session.device)
     for index in batches:
@@ -176,12 +191,24 @@ def train_step(session: Session, step: int) -> Tensor:
         total += loss.detach() / len(batches)
     if session.settings.train.max_grad_norm is not None:
         session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
-    session.optimizer.step()
+    with in_float32(session.parameters(), derive(session.seed, "rounding", step)):
+        session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
     # DoRA has no such setting: its lengths are trained.
     if (limit := getattr(session.settings.network, "scale_weight_norms", None)) is not None:
         session.network.scale_weight_norms(limit)
+    if session.ema is not None:
+        session.ema.update(step + 1)
     return total
+
+
+def stop_text_encoders(session: Session, step: int) -> None:
+    """Freeze the text encoders once the step is there that the settings say; resuming later finds the same."""
+    end = text_encoders_stop_at(session.settings.train, session.plan.total_steps)
+    if end is None or step < end or session.texts is not None or session.stopped_texts is not None:
+        return
+    freeze_text_encoders(session.optimizer)
+    session.stopped_texts = StoppedTexts(session.family, session.components, session.settings.model, session.network)
 
 
 def microbatches(plan: Plan, step: int) -> tuple[int, range]:
@@ -198,19 +225,27 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
-    t = session.noise.sample_timesteps(len(x0), random, x0[0, 0].numel() // 4).to(device, non_blocking=True)
-    epsilon = session.noise.offset_noise(x0.shape, random, settings.noise.noise_offset).to(device, non_blocking=True)
-    noisy = session.noise.add_noise(x0, epsilon, t).to(session.components.dtype)
+    t = draw_timesteps(session.noise, x0, random, settings.noise)
+    epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
+    noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
-    prediction = session.family.predict(session.components, noisy, t, encode_captions(session, batch.captions), frames)
-    return weighted_mse(
-        prediction,
-        session.noise.target(x0, epsilon, t),
+
+    def answer(captions: Sequence[str]) -> Tensor:
+        return session.family.predict(session.components, noisy, t, encode_captions(session, captions), frames)
+
+    loss_of = partial(
+        training_loss,
+        loss=settings.loss,
         sample_weights_B=batch.loss_weights_B.to(device, non_blocking=True),
         timesteps_B=t,
         noise=session.noise,
-        min_snr_gamma=settings.loss.min_snr_gamma,
     )
+    masks = None if batch.masks_B1HW is None else batch.masks_B1HW.to(device, non_blocking=True)
+    loss = loss_of(answer(batch.captions), session.noise.target(x0, epsilon, t), masks_B1HW=masks)
+    if settings.loss.prior_preservation is not None:
+        pair = with_class_words(session.network, answer, settings.loss.prior_words, len(x0))
+        loss = loss + settings.loss.prior_preservation * loss_of(*pair)
+    return loss
 
 
 def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
@@ -225,10 +260,11 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
 
 
 def encode_captions(session: Session, captions: Sequence[str]) -> Conditioning:
-    """What the denoiser is told; computed once per caption when no text encoder is trained."""
-    if session.texts is not None:
-        return session.texts(captions)
-    return session.family.encode_prompts(session.components, captions, session.settings.model)
+    """What the denoiser is told; computed once per caption when no text encoder is trained (any more)."""
+    weighted = session.settings.dataset.weighted_captions
+    if (texts := session.texts or session.stopped_texts) is not None:
+        return texts(captions, weighted=weighted)
+    return session.family.encode_prompts(session.components, captions, session.settings.model, weighted=weighted)
 
 
 def find_family(settings: RunSettings) -> ModelFamily:

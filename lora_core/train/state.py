@@ -17,10 +17,15 @@ from safetensors.torch import load_file, save_file
 from lora_core.errors import UserError
 from lora_core.settings import RunSettings
 from lora_core.settings.fields import fields_of
+from lora_core.train.ema import Ema
+from lora_core.train.rounding import in_float32
 
 VERSION = 1
+_EMA = "ema.safetensors"
 SHAPES_THE_PAST = (
     "model.base",
+    "model.family",
+    "model.prediction_type",
     "model.clip_skip",
     "model.max_token_length",
     "dataset.resolution",
@@ -39,6 +44,7 @@ SHAPES_THE_PAST = (
     "train.train_batch_size",
     "train.gradient_accumulation_steps",
     "train.train_text_encoder",
+    "train.adapter_precision",
 )
 """Settings that must be as they were: with others the saved numbers do not fit, or mean something else."""
 
@@ -56,7 +62,12 @@ class Position:
 
 
 def save_state(
-    folder: Path, position: Position, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None
+    folder: Path,
+    position: Position,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any = None,
+    ema: Ema | None = None,
 ) -> None:
     """Write the state as a folder, complete or not at all: it is filled under another name and then renamed."""
     temporary = folder.with_name(folder.name + ".tmp")
@@ -66,6 +77,8 @@ def save_state(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         save_file(weights, temporary / "adapter.safetensors")
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        if ema is not None:
+            save_file({name: tensor.cpu() for name, tensor in ema.state_dict().items()}, temporary / _EMA)
         if scaler is not None:
             torch.save(scaler.state_dict(), temporary / "scaler.pt")
         (temporary / "position.json").write_text(json.dumps(asdict(position), indent=2), encoding="utf-8")
@@ -103,12 +116,27 @@ def check_fits(position: Position, settings: RunSettings, dataset_fingerprint: s
         raise UserError("train.state_dataset_differs", path=folder)
 
 
-def load_state(folder: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None) -> None:
-    """Put the saved numbers into freshly built objects of the same shape. Never runs code from the files."""
+def load_state(
+    folder: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any = None,
+    ema: Ema | None = None,
+) -> None:
+    """Put the saved numbers into freshly built objects of the same shape. Never runs code from the files.
+
+    An average that the run that was saved did not have starts at its weights.
+    """
     try:
         network.load_state_dict(load_file(folder / "adapter.safetensors"))
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(saved)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        with in_float32(parameters, 0):  # torch brings the optimizer's numbers into the format of the weights
+            optimizer.load_state_dict(saved)
+        if ema is not None:
+            ema.restart()
+            if (folder / _EMA).exists():
+                ema.load_state_dict(load_file(folder / _EMA))
         if scaler is not None and (folder / "scaler.pt").exists():
             scaler.load_state_dict(torch.load(folder / "scaler.pt", weights_only=True))
     except (FileNotFoundError, RuntimeError, KeyError, ValueError) as error:

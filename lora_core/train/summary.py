@@ -8,37 +8,49 @@ from lora_core.checks import effective_scale
 from lora_core.events import Warned, warned
 from lora_core.i18n import Language, text
 from lora_core.train.device import describe
+from lora_core.train.loss_weights import without_effect
 from lora_core.train.session import cut_captions
 
 if TYPE_CHECKING:
     from lora_core.train.session import Session
 
 
+_WITHOUT_EFFECT = {
+    "flow": "checks.flow_weights",
+    "epsilon": "checks.not_for_epsilon",
+    "v_prediction": "checks.not_for_velocity",
+}
+"""By what the model predicts, which is only known for sure when it is loaded."""
+
+
 def lines(session: "Session", language: Language) -> list[str]:
     """Modules, precision, optimizer, images and the arithmetic of the steps."""
     settings, network = session.settings, session.network
-    counts = {part: network.count_modules(part) for part in ("unet", "text_encoder")}
+    counts = {part: network.count_modules(part) for part in ("unet", "text_encoder", "text_encoder_2")}
+    two = "_two" if counts["text_encoder_2"] else ""
     rates = {group["name"]: group.get("base_lr") for group in session.optimizer.param_groups}
     found = [
         text("train.summary.model", language, name=session.components.source.name),
         text(
-            "train.summary.network" if counts["text_encoder"] else "train.summary.network_unet_only",
+            f"train.summary.network{two}" if counts["text_encoder"] else "train.summary.network_unet_only",
             language,
             algorithm=ALGORITHMS[settings.network.algo].title,
             unet=counts["unet"],
             text_encoder=counts["text_encoder"],
+            text_encoder_2=counts["text_encoder_2"],
             parameters=network.count_parameters() / 1e6,
             rank=settings.network.rank,
             alpha=settings.network.alpha,
             scale=effective_scale(settings.network),
         ),
         text(
-            "train.summary.optimizer",
+            f"train.summary.optimizer{two}",
             language,
             optimizer=settings.optimizer.name,
             schedule=settings.schedule.name,
             unet_rate=rates["unet"],
             text_rate=rates.get("text_encoder") or 0,
+            text_rate_2=rates.get("text_encoder_2") or 0,
         ),
         text(
             "train.summary.device",
@@ -66,5 +78,9 @@ def warnings(session: "Session") -> Iterator[Warned]:
             "tokens": tokens,
         }
         yield warned("model.max_token_length", "train.captions_cut", values)
+    for path in without_effect(session.settings.loss, session.noise):
+        yield warned(path, _WITHOUT_EFFECT[session.noise.prediction_type], {})
+    if getattr(session.noise, "zero_terminal_snr", False) and session.noise.prediction_type == "epsilon":
+        yield warned("noise.zero_terminal_snr", "checks.zero_snr_epsilon", {})
     for problem in session.data_facts.warnings:
         yield warned(problem.path, problem.key, problem.values)

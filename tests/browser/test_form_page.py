@@ -91,7 +91,7 @@ def test_an_optimizer_shows_its_own_fields_and_a_fix_sets_the_rate(form):
     page = form()
     open_tab(page, "parameters")
     assert not page.is_visible("#f-optimizer-d_coef")
-    choose(page, "optimizer.name", "Prodigy")
+    choose(page, "optimizer.name", "Prodigy (finds the rate, set it to 1)")
     page.wait_for_selector("#f-optimizer-d_coef")
     problem(page, "train.learning_rate").wait_for()
     page.click("#f-train-learning_rate .kp-fix")

@@ -67,7 +67,7 @@ def test_a_lora_is_told_and_its_training_loaded(inspect, visit, files, locale):
 
     page.click("#inspect_load")
     page.wait_for_selector("#inspect_loaded .in-loaded")
-    until(page, lambda: "ss_multires_noise_iterations" in page.inner_text("#inspect_loaded"))
+    until(page, lambda: "ss_color_aug" in page.inner_text("#inspect_loaded"))
     page.click("#inspect_loaded [data-tool=parameters]")
     page.wait_for_function("document.querySelector('#f-network-rank input')?.value === '8'")
     until(page, lambda: float(box(page, "train-learning_rate").input_value()) == 0.0003)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_core.data.captions import caption_for, read_caption, tags_of
+from lora_core.data.captions import caption_for, read_caption, replace_wildcards, tags_of
 from lora_core.errors import UserError
 from lora_core.i18n import LANGUAGES
 from lora_core.settings import DatasetSettings
@@ -106,3 +106,116 @@ def test_shuffle_does_not_hang_on_the_dropout_rate():
 
 def test_tags_are_counted_in_lower_case():
     assert tags_of(" Usu Bear,, sitting , ") == ["usu bear", "sitting"]
+
+
+# ---- Tags in front, behind and between; wildcards; the order of sd-scripts -------------------------------------------
+
+MARKED = "usu bear ||| sitting, red hat, smile ||| photo, best"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("a, b", {}, "a, b"),
+        ("a ||| b, c", {"keep_tokens_separator": "|||"}, "a, b, c"),
+        ("a ||| b ||| c", {"keep_tokens_separator": "|||"}, "a, b, c"),
+        ("a;;;b, c", {"secondary_separator": ";;;"}, "a,b, c"),
+        ("a;;;b. c", {"secondary_separator": ";;;", "caption_separator": "."}, "a.b. c"),
+        ("a. b.c", {"caption_separator": ".", "caption_tag_dropout_rate": 1e-12}, "a, b, c"),
+        ("a.b", {"caption_separator": "", "caption_tag_dropout_rate": 1e-12}, "a.b"),
+        ("a, b, c", {"caption_tag_dropout_rate": 1.0, "keep_tokens": 2}, "a, b"),
+        (MARKED, {"caption_tag_dropout_rate": 1.0, "keep_tokens_separator": "|||"}, "usu bear, photo, best"),
+        # the mark counts instead of the number
+        (
+            MARKED,
+            {"caption_tag_dropout_rate": 1.0, "keep_tokens_separator": "|||", "keep_tokens": 3},
+            "usu bear, photo, best",
+        ),
+        ("a, b, c", {"caption_tag_dropout_rate": 1.0, "keep_tokens_separator": "|||", "keep_tokens": 1}, "a"),
+        # prefix and suffix are there before tags are counted, and wildcards are read in them
+        ("b", {"caption_prefix": "a,", "caption_tag_dropout_rate": 1.0, "keep_tokens": 1}, "a"),
+        ("b", {"caption_prefix": "{a|a}", "enable_wildcard": True}, "a b"),
+        ("{a|b}", {}, "{a|b}"),
+        ("{a}", {"enable_wildcard": True}, "a"),
+        ("{{a|b}}", {"enable_wildcard": True}, "{a|b}"),
+        ("{a;;;b|a;;;b}", {"enable_wildcard": True, "secondary_separator": ";;;"}, "a,b"),
+        # dropped: nothing is left of prefix and tags
+        (MARKED, {"caption_dropout_rate": 1.0, "keep_tokens_separator": "|||", "caption_prefix": "x"}, ""),
+    ],
+)  # fmt: skip
+def test_the_order_of_operations(text, options, expected):
+    assert {shown(text, seed=seed, **options) for seed in range(5)} == {expected}
+
+
+def test_only_tags_between_the_marks_move():
+    results = {shown(MARKED, seed=seed, shuffle_caption=True, keep_tokens_separator="|||") for seed in range(60)}
+    assert len(results) == 6
+    assert all(r.startswith("usu bear, ") and r.endswith(", photo, best") for r in results)
+
+
+def test_tags_joined_by_the_second_separator_stay_together():
+    options = {"shuffle_caption": True, "secondary_separator": ";;;"}
+    results = {shown("a;;;b, c, d", seed=seed, **options) for seed in range(60)}
+    assert len(results) == 6
+    assert all("a,b" in result for result in results)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_tag_dropout_takes_its_share_of_the_tags_that_move(rate):
+    left = [shown(seed=s, caption_tag_dropout_rate=rate, keep_tokens=1).split(", ") for s in range(2000)]
+    assert all(tags[0] == "usu bear" for tags in left)
+    assert sum(len(tags) - 1 for tags in left) / (2000 * 4) == pytest.approx(1 - rate, abs=0.02)
+
+
+def test_wildcards_choose_each_with_the_same_chance():
+    drawn = [shown("{red|green|blue} hat, {a|b}", seed=s, enable_wildcard=True) for s in range(3000)]
+    for colour in ("red", "green", "blue"):
+        assert sum(c.startswith(colour) for c in drawn) / 3000 == pytest.approx(1 / 3, abs=0.04)
+    assert len(set(drawn)) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{", "{"), ("a}", "a}"), ("{}", "{}"), ("{{", "{"), ("{{{a}}}", "{a}"), ("{a|}", None), ("{{{{", "{{")],
+)
+def test_odd_braces_are_no_reason_to_fail(text, expected):
+    drawn = {replace_wildcards(text, random.Random(seed)) for seed in range(20)}
+    assert drawn == ({expected} if expected else {"a", ""})
+
+
+def test_one_line_of_several_is_drawn_and_gets_prefix_and_suffix():
+    options = {"enable_wildcard": True, "caption_prefix": "p,", "caption_suffix": ", s"}
+    assert {shown("a\nb\nc", seed=s, **options) for s in range(40)} == {"p, a , s", "p, b , s", "p, c , s"}
+
+
+# n tags behind one that is kept; warm-up, step of 100 -> tags shown of the six. sd-scripts' formula, by hand.
+@pytest.mark.parametrize(
+    ("until", "least", "step", "count"),
+    [
+        (50, 1, 0, 1), (50, 1, 9, 1), (50, 1, 10, 2), (50, 1, 25, 3), (50, 1, 49, 5), (50, 1, 50, 6), (50, 1, 99, 6),
+        (0.5, 1, 25, 3), (0.5, 1, 50, 6), (0.001, 1, 0, 6), (10, 3, 0, 3), (10, 3, 9, 5), (10, 9, 0, 6), (10, 0, 0, 0),
+    ],
+)  # fmt: skip
+def test_tags_are_warmed_up(until, least, step, count):
+    options = DatasetSettings(token_warmup_step=until, token_warmup_min=least, keep_tokens=1)
+    text = caption_for("usu, 1, 2, 3, 4, 5, 6", options, random.Random(0), 1, step=step, total_steps=100)
+    assert text == ", ".join(["usu", *"123456"[:count]])
+
+
+def test_new_options_leave_the_draws_of_a_run_alone():
+    """The captions of these seeds as they were before there were wildcards, tag dropout and warm-up."""
+    options = {"shuffle_caption": True, "keep_tokens": 1, "caption_dropout_rate": 0.2}
+    assert [shown(seed=seed, **options) for seed in range(4)] == PINNED
+    for seed in range(20):
+        every = {"caption_tag_dropout_rate": 1e-12, "token_warmup_step": 1, "keep_tokens_separator": "|||"}
+        assert caption_for(TAGS, DatasetSettings(**options, **every), random.Random(seed), 1, step=5) == shown(
+            seed=seed, **options
+        )
+
+
+PINNED = [
+    "usu bear, smile, red hat, sitting, outdoors",
+    "",
+    "usu bear, red hat, smile, outdoors, sitting",
+    "usu bear, sitting, smile, outdoors, red hat",
+]

@@ -37,6 +37,12 @@ def samples(make_folder, tmp_path) -> list[Sample]:
     return build_samples(scan(settings.dataset), settings)
 
 
+def flipped(samples: list[Sample]) -> list[Sample]:
+    """The samples of folders whose pictures are mirrored half of the time."""
+    options = DatasetSettings(flip_aug=True)
+    return [replace(sample, subset=replace(sample.subset, options=options)) for sample in samples]
+
+
 def make_store(kind: str, folder: Path | None = None) -> MemoryStore | DiskStore:
     return MemoryStore() if kind == "memory" else DiskStore(folder)
 
@@ -47,11 +53,12 @@ def test_each_picture_is_encoded_once(samples, kind, flip):
     vae = CountingVae()
     cache = LatentCache(vae, "vae", make_store(kind))
     calls = []
-    cache.fill(samples, flip=flip, progress=lambda *call: calls.append(call))
+    samples = flipped(samples) if flip else samples
+    cache.fill(samples, progress=lambda *call: calls.append(call))
     pictures = 4 * (2 if flip else 1)
     assert sum(vae.batches) == pictures
     assert calls == [(done, pictures) for done in range(pictures + 1)]
-    for entry in entries_of(samples, flip=flip):
+    for entry in entries_of(samples):
         latent = cache.get(entry)
         assert (
             latent.mean.shape == latent.std.shape == (4, entry.placement.bucket[1] // 8, entry.placement.bucket[0] // 8)
@@ -68,31 +75,32 @@ def test_mirrored_is_mirrored(samples):
 
 def test_batches_hold_one_size(samples):
     vae = CountingVae()
-    LatentCache(vae, "vae", MemoryStore(), vae_batch_size=2).fill(samples, flip=False)
+    LatentCache(vae, "vae", MemoryStore(), vae_batch_size=2).fill(samples)
     assert sorted(vae.batches) == [1, 1, 2]
 
 
 def test_disk_serves_the_next_run(samples):
     first, second = CountingVae(), CountingVae()
     caches = [LatentCache(vae, "vae", DiskStore()) for vae in (first, second)]
+    samples = flipped(samples)
     for cache in caches:
-        cache.fill(samples, flip=True)
+        cache.fill(samples)
     assert len(first.batches) == 8
     assert not second.batches
-    for entry in entries_of(samples, flip=True):
+    for entry in entries_of(samples):
         assert torch.equal(caches[0].get(entry).mean, caches[1].get(entry).mean)
     assert (samples[0].image.path.parent / ".kumakobo").is_dir()
 
 
 def test_a_folder_of_ones_own(samples, tmp_path):
-    LatentCache(CountingVae(), "vae", DiskStore(tmp_path / "キャッシュ" / "a")).fill(samples, flip=False)
+    LatentCache(CountingVae(), "vae", DiskStore(tmp_path / "キャッシュ" / "a")).fill(samples)
     assert len(list((tmp_path / "キャッシュ" / "a").iterdir())) == 4
     assert not (samples[0].image.path.parent / ".kumakobo").exists()
 
 
 def test_cache_folder_is_no_part_of_the_dataset(samples, tmp_path):
     before = scan(DatasetSettings(train_dir=tmp_path / "train"))
-    LatentCache(CountingVae(), "vae", DiskStore()).fill(samples, flip=False)
+    LatentCache(CountingVae(), "vae", DiskStore()).fill(samples)
     assert scan(DatasetSettings(train_dir=tmp_path / "train")) == before
 
 
@@ -120,7 +128,7 @@ def test_the_name_of_an_image_does_not_matter(samples, tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated", "bit", "empty", "rubbish"])
 def test_damaged_files_are_made_again(samples, damage):
-    LatentCache(CountingVae(), "vae", DiskStore()).fill(samples, flip=False)
+    LatentCache(CountingVae(), "vae", DiskStore()).fill(samples)
     entry = Entry(samples[0].image.path, samples[0].placement)
     vae = CountingVae()
     cache = LatentCache(vae, "vae", DiskStore())
@@ -129,7 +137,7 @@ def test_damaged_files_are_made_again(samples, damage):
     whole = bytes(data)
     data[-5] ^= 1
     path.write_bytes({"truncated": whole[:-7], "bit": bytes(data), "empty": b"", "rubbish": b"x" * 500}[damage])
-    cache.fill(samples, flip=False)
+    cache.fill(samples)
     assert vae.batches == [1]
     assert path.read_bytes() == whole
 
@@ -142,7 +150,7 @@ def test_nothing_half_written_stays(samples, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError) as caught:
-        LatentCache(CountingVae(), "vae", DiskStore()).fill(samples, flip=False)
+        LatentCache(CountingVae(), "vae", DiskStore()).fill(samples)
     assert caught.value.key == "data.cache_unwritable"
     assert "No space left" in str(caught.value)
     assert not list((samples[0].image.path.parent).rglob("*.tmp"))
@@ -151,7 +159,7 @@ def test_nothing_half_written_stays(samples, monkeypatch):
 def test_unwritable_folder(samples, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
-        LatentCache(CountingVae(), "vae", DiskStore(tmp_path / "file")).fill(samples, flip=False)
+        LatentCache(CountingVae(), "vae", DiskStore(tmp_path / "file")).fill(samples)
 
 
 def test_a_vae_that_fails_names_the_picture(samples):
@@ -159,19 +167,19 @@ def test_a_vae_that_fails_names_the_picture(samples):
         return pixels * torch.nan, pixels
 
     with pytest.raises(UserError) as caught:
-        LatentCache(nan, "vae", MemoryStore()).fill(samples, flip=False)
+        LatentCache(nan, "vae", MemoryStore()).fill(samples)
     assert caught.value.key == "data.latent_not_finite"
 
 
 def test_a_broken_image_is_named(samples):
     samples[0].image.path.write_bytes(b"no image any more")
     with pytest.raises(UserError, match=r"00\.png"):
-        LatentCache(CountingVae(), "vae", MemoryStore()).fill(samples, flip=False)
+        LatentCache(CountingVae(), "vae", MemoryStore()).fill(samples)
 
 
 def test_an_image_changed_during_the_run_does_not_change_the_run(samples):
     cache = LatentCache(CountingVae(), "vae", MemoryStore())
-    cache.fill(samples, flip=False)
+    cache.fill(samples)
     entry = Entry(samples[0].image.path, samples[0].placement)
     before = cache.get(entry)
     entry.path.unlink()

@@ -1,5 +1,6 @@
 """Batches as the loop gets them: complete, and the same whenever and in whatever order they are asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def make_data(root: Path, batch_size: int = 2, **options) -> TrainingData:
         loss=LossSettings(prior_loss_weight=0.5),
     )
     samples = build_samples(scan(settings.dataset), settings)
-    return TrainingData(samples, settings.dataset, batch_size, latent_cache(settings.dataset, encode, "vae"))
+    return TrainingData(samples, batch_size, latent_cache(settings.dataset, encode, "vae"))
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -88,6 +89,17 @@ def test_an_epoch_is_complete(root):
         assert batch.mean_BCHW.shape[0] == len(batch.captions) == len(batch.paths)
         for path, weight in zip(batch.paths, batch.loss_weights_B, strict=True):
             assert ("reg" in path.parts) == (weight == 0.5)
+
+
+def test_the_weight_of_a_sample_reaches_its_batch_whatever_made_it(root):
+    """A folder's own weight multiplies that of regularisation."""
+    data = make_data(root)
+    samples = [replace(sample, loss_weight=sample.loss_weight * 0.3) for sample in data.samples]
+    weighted = TrainingData(samples, data.options, 2, data.latents)
+    for index in range(data.batches_per_epoch):
+        plain, found = data.batch(1, index, seed=0), weighted.batch(1, index, seed=0)
+        assert plain.paths == found.paths
+        torch.testing.assert_close(found.loss_weights_B, 0.3 * plain.loss_weights_B)
 
 
 def test_showings_of_one_image_differ(root):
@@ -160,4 +172,4 @@ def make_data_of(folder: Path) -> TrainingData:
             train_dir=folder, trigger_words="bear", resolution="64", bucket_reso_steps=16, cache_latents="off"
         )
     )
-    return TrainingData(build_samples(scan(settings.dataset), settings), settings.dataset, 1)
+    return TrainingData(build_samples(scan(settings.dataset), settings), 1)

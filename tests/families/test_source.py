@@ -7,12 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lora_core import preflight
 from lora_core.errors import UserError
+from lora_core.families import FAMILIES as TRAINED
 from lora_core.families import source
 from lora_core.families.base import ModelFamily
 from lora_core.families.source import is_hub_name, require_base, require_vae
-from lora_core.settings import Sd1Model
+from lora_core.io.kinds import FAMILY_NAMES
+from lora_core.settings import RunSettings, Sd1Model, Sd2Model, SdxlModel
 from tests.models import ldm_state, tiny_ldm_file, tiny_parts, tiny_sd_folder
+from tests.models_sdxl import tiny_file, tiny_folder
 
 UNET, TEXT, VAE = "model.diffusion_model.", "cond_stage_model.", "first_stage_model."
 WHOLE = {UNET + "input_blocks.0.0.weight": (4, 4, 3, 3), VAE + "decoder.conv_in.weight": (4, 4, 3, 3)}
@@ -64,8 +68,32 @@ def test_what_is_no_whole_model_gets_its_sentence(tmp_path: Path, key: str):
 def test_other_families_are_named(tmp_path: Path, family: str):
     with pytest.raises(UserError) as caught:
         require_base(base(save_shapes(tmp_path / "m.safetensors", FAMILIES[family])))
-    assert caught.value.key == "model.other_family"
+    trained = family in {FAMILY_NAMES[name] for name in TRAINED}
+    assert caught.value.key == ("model.other_family" if trained else "model.no_such_family")
     assert all(family in caught.value.message(language) for language in ("en", "ja"))
+
+
+def test_the_refiner_of_sdxl_is_said_to_be_none(tmp_path: Path):
+    refiner = {
+        UNET + "label_emb.0.0.weight": (4, 2560),
+        UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 1280),
+        "conditioner.embedders.0.model.ln_final.weight": (4,),
+    }
+    with pytest.raises(UserError) as caught:
+        require_base(SdxlModel(base=str(save_shapes(tmp_path / "m.safetensors", WHOLE | refiner))))
+    assert caught.value.key == "model.is_refiner"
+
+
+@pytest.mark.parametrize(("chosen", "family"), [(Sd1Model, "sd2"), (Sd1Model, "sdxl"), (Sd2Model, "sdxl")])
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_wrong_type_of_model_is_put_right_with_one_click(tmp_path: Path, chosen, family: str, folder: bool):
+    path = tiny_folder(tmp_path / "m", family) if folder else tiny_file(tmp_path / "m.safetensors", family)
+    settings = RunSettings(model=chosen(base=str(path)))
+    [problem] = preflight.model(settings)
+    assert problem.key == "model.other_family"
+    assert problem.fix == {"model.family": family}
+    model = {"sd2": Sd2Model, "sdxl": SdxlModel}[family](base=str(path), prediction_type="epsilon")
+    assert not list(preflight.model(RunSettings(model=model)))
 
 
 def test_whole_models_pass(tmp_path: Path):

@@ -199,3 +199,25 @@ def test_a_picture_that_cannot_be_written_says_so(tmp_path):
 def test_pixels_out_of_range_and_no_numbers():
     pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0, float("nan")]).expand(3, 1, 6)
     assert np.asarray(to_image(pixels))[0, :, 0].tolist() == [0, 0, 128, 255, 255, 128]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_every_sampler_begins_at_pure_noise_with_zero_terminal_snr(sampler, steps):
+    """Where nothing of the picture is left, a model that always knows the clean latents still leads to them."""
+    noise = Ddpm("v_prediction", zero_terminal_snr=True)
+    scheduler = make_scheduler(sampler, noise)
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(1, 4, 6, 6, generator=generator)
+    asked = []
+
+    def knows(x, t):
+        asked.append(float(t[0]))
+        alpha_bar = torch.from_numpy(np.interp(t.numpy(), np.arange(1000), noise.alpha_bar.numpy())).float()
+        epsilon = (x - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+        return alpha_bar.sqrt() * epsilon - (1 - alpha_bar).sqrt() * clean
+
+    drawn = sample(knows, scheduler, torch.randn(clean.shape, generator=generator), steps, generator)
+    assert asked[0] == 999
+    assert drawn.isfinite().all()
+    assert (drawn - clean).abs().mean() < 0.15

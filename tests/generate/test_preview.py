@@ -1,5 +1,8 @@
 """Previews of a merge are the pictures that the saved LoRA gives, and the model is itself again afterwards."""
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,26 +17,42 @@ from lora_core.generate.draw import draw
 from lora_core.generate.preview import STRENGTHS, preview, request
 from lora_core.io.safetensors import read_tensors
 from lora_core.runs import create_run
-from lora_core.settings import LoraSettings, SampleSettings, Sd1Model
+from lora_core.settings import LoraSettings, SampleSettings, Sd1Model, Sd2Model, SdxlModel
 from lora_core.settings.tools import PreviewSettings
 from tests.merge import makers
 from tests.models import tiny_sd_folder
+from tests.models_sdxl import tiny_folder
+
+FOLDERS = {
+    "sd1": tiny_sd_folder,
+    "sd2": partial(tiny_folder, family="sd2"),
+    "sdxl": partial(tiny_folder, family="sdxl"),
+}
+MODELS = {"sd1": Sd1Model, "sd2": Sd2Model, "sdxl": SdxlModel}
+
+
+def make_studio(name: str, home: Path) -> tuple:
+    """A tiny model, its folder, and a LoRA for it that shows."""
+    folder = FOLDERS[name](home / "model")
+    family = FAMILIES[name]
+    components = family.load(MODELS[name](base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
+    targets = family.adapter_targets(components, text_parts=family.trainable_text_parts)
+    network = AdapterNetwork.create(targets, LoraSettings(rank=4), seed=1)
+    for index, parameter in enumerate(network.parameters()):
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
+    metadata = training_metadata_of(name)
+    save_lora(network, metadata, home / "a.safetensors", "float")
+    return home, folder, components
+
+
+def training_metadata_of(name: str) -> dict[str, str]:
+    """The family of a small LoRA shows nowhere but here."""
+    return {"ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[name]}
 
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
-    """A tiny model, its folder, and a LoRA for it that shows."""
-    home = tmp_path_factory.mktemp("studio")
-    folder = tiny_sd_folder(home / "model")
-    family = FAMILIES["sd1"]
-    components = family.load(Sd1Model(base=str(folder)), dtype=torch.float32, device=torch.device("cpu"))
-    network = AdapterNetwork.create(
-        family.adapter_targets(components, text_parts=("text_encoder",)), LoraSettings(rank=4), seed=1
-    )
-    for index, parameter in enumerate(network.parameters()):
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
-    save_lora(network, {"ss_base_model_version": "sd_v1"}, home / "a.safetensors", "float")
-    return home, folder, components
+    return make_studio("sd1", tmp_path_factory.mktemp("studio"))
 
 
 def settings_for(home, folder, prompts, ratio=1.0, **merge):
@@ -58,19 +77,20 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_it_shows_what_the_lora_does(studio, tmp_path):
-    home, folder, components = studio
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_it_shows_what_the_lora_does(name, tmp_path):
+    home, folder, components = make_studio(name, tmp_path)
     settings = settings_for(home, folder, ["a bear"])
     files = drawn(settings, tmp_path)
     assert [file.facts["strength"] for file in files] == list(STRENGTHS[1])
-    family = FAMILIES["sd1"]
-    targets = family.adapter_targets(components, text_parts=("text_encoder",))
+    family = FAMILIES[name]
+    targets = family.adapter_targets(components, text_parts=family.trainable_text_parts)
     network = AdapterNetwork.from_kohya(targets, read_tensors(home / "a.safetensors")).attach()
     try:
         for file in files:
             network.multiplier = file.facts["strength"]
             picture = draw(
-                family, components, request("a bear", settings), SampleSettings(prompts="a bear"), Sd1Model()
+                family, components, request("a bear", settings), SampleSettings(prompts="a bear"), MODELS[name]()
             )
             assert np.abs(np.asarray(picture.image).astype(int) - pixels(file.path)).max() <= 1
     finally:
@@ -89,7 +109,7 @@ def test_one_picture_for_each_of_many_prompts(studio, tmp_path):
     ("change", "key"),
     [
         ({"prompts": [" "]}, "preview.no_prompt"),
-        ({"family": "sdxl"}, "preview.family"),
+        ({"family": "flux"}, "preview.family"),
         ({"family": "sd1"}, "preview.no_layer"),
     ],
 )

@@ -120,6 +120,8 @@ def test_labels_of_a_section_differ():
 def test_japanese_labels_are_not_the_english_ones():
     same = {path for path in FIELDS if label(path, "ja") == label(path, "en")}
     names = {"model.vae", "model.clip_skip", "model.clip_l", "model.t5", "loss.min_snr_gamma"}
+    names |= {"loss.huber_c", "loss.huber_scale", "loss.debiased_estimation_loss", "noise.adaptive_noise_scale"}
+    names |= {"noise.zero_terminal_snr"}
     assert same == names  # what is called the same in Japanese
 
 

@@ -207,14 +207,48 @@ def test_warm_up_with_a_schedule_without_one_is_told(schedule):
     assert entry(told, "lr_warmup").reason == "why.constant_warmup"
 
 
-def test_warm_up_is_a_part_of_the_run():
+def test_warm_up_in_percent_and_in_steps():
     assert gui(lr_warmup=5).settings.schedule.warmup == 5
-    assert gui(lr_warmup_steps=160).settings.schedule.warmup == 10
+    assert gui(lr_warmup_steps=160).settings.schedule.warmup_steps == 160
     cosine = {"lr_scheduler": "cosine"}
     assert scripts(**cosine, lr_warmup_steps=0.05).settings.schedule.warmup == 5
-    assert scripts(**cosine, lr_warmup_steps=100, max_train_steps=400).settings.schedule.warmup == 25
-    unknown = scripts(**cosine, lr_warmup_steps=100, max_train_epochs=4)
-    assert entry(unknown, "lr_warmup_steps").group == "unsupported"
+    assert scripts(**cosine, lr_warmup_steps=100, max_train_steps=400).settings.schedule.warmup_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_min_lr_ratio": 0.3}, {"min_lr_ratio": 0.3}),
+        ({"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_args": ["min_lr_rate=0.2"]}, {"min_lr_ratio": 0.2}),
+        ({"lr_scheduler": "inverse_sqrt", "lr_scheduler_timescale": 900}, {"timescale": 900}),
+        ({"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 0.25}, {"decay": 25, "decay_steps": None}),
+        ({"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 300}, {"decay_steps": 300}),
+        ({"lr_scheduler": "warmup_stable_decay"}, {"decay_steps": 0, "min_lr_ratio": 0.0}),
+        (
+            {"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules=1:10,0.1"]},
+            {"step_rules": "1:10,0.1"},
+        ),
+        ({"lr_scheduler_type": "some.package.RexLR"}, {"name": "rex"}),
+        ({"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler": "constant"}, {"name": "cosine"}),
+    ],
+)
+def test_schedules_with_their_arguments(given, expected):
+    schedule = scripts(**given).settings.schedule
+    assert {name: getattr(schedule, name) for name in expected} == expected
+
+
+def test_a_schedule_class_that_is_not_here_is_told():
+    told = scripts(lr_scheduler_type="some.package.Sine", lr_scheduler_args=["waves=3"])
+    assert entry(told, "lr_scheduler_type").group == "unsupported"
+    assert entry(told, "lr_scheduler_args").group == "unsupported"
+
+
+def test_the_end_of_the_text_encoder_and_weights_in_bf16_come_along():
+    told = gui(stop_text_encoder_training=30, full_bf16=True, flux1_cache_text_encoder_outputs_to_disk=True)
+    train = told.settings.train
+    assert (train.stop_text_encoder_training, train.adapter_precision) == (30, "bf16")
+    assert train.cache_text_encoder_outputs == "disk"
+    assert gui().settings.train.stop_text_encoder_training is None
 
 
 def test_alpha_against_rank():
@@ -231,9 +265,16 @@ def test_alpha_against_rank():
         ("DAdaptation", "DAdaptAdam", ""),
         ("DAdaptAdam", "DAdaptAdam", ""),
         ("adamw8bit", "AdamW8bit", ""),
-        ("DAdaptLion", "custom", "dadaptation.DAdaptLion"),
+        ("DAdaptLion", "DAdaptLion", ""),
+        ("DAdaptAdanIP", "DAdaptAdanIP", ""),
+        ("bitsandbytes.optim.AdEMAMix8bit", "AdEMAMix8bit", ""),
+        ("bitsandbytes.optim.PagedAdEMAMix8bit", "PagedAdEMAMix8bit", ""),
+        ("pytorch_optimizer.CAME", "CAME", ""),
+        ("prodigyplus.ProdigyPlusScheduleFree", "ProdigyPlusScheduleFree", ""),
+        ("prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree", "ProdigyPlusScheduleFree", ""),
+        ("schedulefree.RAdamScheduleFree", "RAdamScheduleFree", ""),
         ("some_package.Fast", "custom", "some_package.Fast"),
-        ("SGDNesterov", "custom", "torch.optim.SGD"),
+        ("SGDNesterov", "SGDNesterov", ""),
     ],
 )
 def test_optimizers_by_their_names(written, name, path):
@@ -336,33 +377,43 @@ def test_prompts_are_read_from_the_file_if_it_may_be_read(tmp_path):
 
 
 def dataset(*subsets, **shared):
-    return import_tree({"datasets": [{**shared, "subsets": list(subsets)}]}, "dataset.toml", nothing)
+    tree = {"datasets": [{**shared, "subsets": list(subsets)}]}
+    return import_tree(tree, "dataset.toml", nothing, Path("/x/dataset.toml"))
 
 
-def test_one_folder_of_a_dataset_config_comes_along():
-    told = dataset(
-        {"image_dir": "/x/20_usu bear", "num_repeats": 20}, resolution=[512, 768], batch_size=2, keep_tokens=1
-    )
+def test_a_dataset_config_is_pointed_at():
+    """It is read where training happens; beside it stand the defaults of sd-scripts, which it falls back on."""
+    told = dataset({"image_dir": "/x/bears", "num_repeats": 20}, resolution=[512, 768], batch_size=2, keep_tokens=1)
     run = told.settings
-    assert run.dataset.train_dir == Path("/x/20_usu bear")
-    assert (run.dataset.resolution, run.train.train_batch_size, run.dataset.keep_tokens) == ("512,768", 2, 1)
+    assert (run.dataset.config, run.dataset.train_dir) == (Path("/x/dataset.toml"), None)
+    assert (run.dataset.enable_bucket, run.dataset.caption_extension) == (False, ".caption")
     assert not told.of("unsupported")
     assert run.network == RunSettings().network  # a dataset says nothing about training
 
 
-def test_repeats_that_the_folder_does_not_say_are_told():
-    told = dataset({"image_dir": "/x/bears", "num_repeats": 10, "class_tokens": "usu bear"})
-    assert told.settings.dataset.trigger_words == "usu bear"
-    assert entry(told, "num_repeats").reason == "todo.repeats"
+def test_what_a_dataset_config_asks_for_in_vain_is_told():
+    told = dataset({"image_dir": "/x/a", "color_aug": True}, {"image_dir": "/y/b"}, validation_split=0.2)
+    assert {e.key for e in told.of("unsupported")} == {"color_aug", "validation_split"}
+    assert not dataset({"image_dir": "/x/a", "color_aug": False}, validation_split=0.0).of("unsupported")
 
 
-def test_folders_that_speak_for_themselves_become_their_parent_and_others_are_told():
-    named = [{"image_dir": f"/x/{n}_bear", "num_repeats": n} for n in (3, 5)]
-    reg = {"image_dir": "/r/1_bear", "num_repeats": 1, "is_reg": True}
-    told = dataset(*named, reg)
-    assert (told.settings.dataset.train_dir, told.settings.dataset.reg_dir) == (Path("/x"), Path("/r/1_bear"))
-    told = dataset({"image_dir": "/x/a"}, {"image_dir": "/y/b", "keep_tokens": 2})
-    assert {e.key for e in told.of("unsupported")} >= {"subset 2: image_dir", "subset 2: keep_tokens"}
+def test_a_named_dataset_config_counts_instead_of_folders():
+    told = gui(dataset_config="/x/d.toml", train_data_dir="/x/img", reg_data_dir="/x/reg")
+    assert (told.settings.dataset.config, told.settings.dataset.train_dir) == (Path("/x/d.toml"), None)
+    assert {entry(told, key).group for key in ("train_data_dir", "reg_data_dir")} == {"no_effect"}
+    assert gui(train_data_dir="/x/img").settings.dataset.train_dir == Path("/x/img")
+
+
+def test_steps_are_counted_in_the_dataset_config(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "bears").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / "bears" / f"{number}.png")
+    text = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'bears'\nclass_tokens = 'bear'\nnum_repeats = 10\n"
+    (tmp_path / "d.toml").write_text(text, encoding="utf-8")
+    told = import_tree(KEYS["gui"] | {"dataset_config": str(tmp_path / "d.toml"), "max_train_steps": 60}, "x")
+    assert told.settings.train.epochs == 2
 
 
 # ---- detection, and input that is broken ----------------------------------------------------------------------------
@@ -455,3 +506,62 @@ def test_commands_and_files_agree():
     options = {"network_dim": 8, "learning_rate": 1e-4, "network_module": "networks.lora", "max_train_epochs": 3}
     line = "accelerate launch train_network.py " + " ".join(f"--{k}={v}" for k, v in options.items())
     assert import_command(line, "x", nothing).settings == scripts(**options).settings
+
+
+# ---- loss and noise --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"noise_offset": 0.1}, "original"),
+        ({"multires_noise_iterations": 6}, "multires"),
+        ({"noise_offset": 0.1, "multires_noise_iterations": 6}, "both"),
+    ],
+)
+def test_sd_scripts_uses_every_kind_of_noise_that_has_a_value(options, kind):
+    run = scripts(**options).settings.noise
+    assert run.noise_offset_type == kind
+    assert (run.noise_offset, run.multires_noise_iterations) == (
+        options.get("noise_offset"),
+        options.get("multires_noise_iterations"),
+    )
+
+
+def test_the_gui_uses_the_kind_of_its_menu_and_what_is_passed_by_it():
+    told = gui(noise_offset_type="Multires", noise_offset=0.1, multires_noise_iterations=6)
+    assert (told.settings.noise.noise_offset_type, told.settings.noise.noise_offset) == ("multires", None)
+    assert entry(told, "noise_offset").group == "no_effect"
+    told = gui(noise_offset=0.1, additional_parameters="--multires_noise_iterations=6")
+    assert told.settings.noise.noise_offset_type == "both"
+
+
+@pytest.mark.parametrize(
+    ("options", "masked"),
+    [
+        ({"alpha_mask": True}, "alpha"),
+        ({"masked_loss": True, "conditioning_data_dir": "/m"}, "folder"),
+        ({"masked_loss": True, "conditioning_data_dir": "/m", "alpha_mask": True}, "folder"),
+        ({"masked_loss": True}, "off"),
+        ({"conditioning_data_dir": "/m"}, "off"),
+    ],
+)
+def test_masks_come_along_as_sd_scripts_would_use_them(options, masked):
+    told = scripts(**options)
+    assert told.settings.loss.masked_loss == masked
+    assert told.settings.dataset.mask_dir == (Path("/m") if masked == "folder" else None)
+    if options == {"masked_loss": True}:
+        assert entry(told, "masked_loss").group == "different"
+
+
+def test_zero_terminal_snr_is_on_or_what_the_model_says():
+    assert scripts(zero_terminal_snr=True).settings.noise.zero_terminal_snr == "on"
+    assert scripts(zero_terminal_snr=False).settings.noise.zero_terminal_snr == "auto"
+    assert gui(additional_parameters="--zero_terminal_snr").settings.noise.zero_terminal_snr == "on"
+
+
+def test_the_parts_of_a_huber_loss_count_only_with_one():
+    huber = {"huber_schedule": "exponential", "huber_c": 0.3, "huber_scale": 2.0}
+    run = gui(loss_type="huber", **huber).settings.loss
+    assert (run.huber_schedule, run.huber_c, run.huber_scale) == ("exponential", 0.3, 2.0)
+    assert entry(gui(**huber), "huber_c").group == "no_effect"

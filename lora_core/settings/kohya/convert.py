@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_files, rules_optimizer
+from lora_core.settings.kohya import rules, rules_files, rules_loss, rules_optimizer
 from lora_core.settings.kohya.command import read_command
-from lora_core.settings.kohya.dataset import read_dataset
+from lora_core.settings.kohya.dataset import REPLACED_BY_FILE, not_here, pointing_at
 from lora_core.settings.kohya.draft import Draft
 from lora_core.settings.kohya.entries import Dialect, Given, Imported
 from lora_core.settings.kohya.needs import NEEDS
@@ -39,10 +39,13 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules.length,
     rules_optimizer.optimizer,
     rules_optimizer.schedule,
+    rules_optimizer.text_encoder,
+    rules_optimizer.adapter_precision,
     rules.seed,
     rules.precision,
-    rules.noise,
-    rules.folders,
+    rules_loss.noise,
+    rules_loss.masks,
+    rules_loss.zero_terminal_snr,
     rules_files.model,
     rules_files.image_folders,
     rules_files.caches,
@@ -57,9 +60,7 @@ _READ = "read"
 """Stands for a file that was named and has been read."""
 
 _OF_A_DATASET = (
-    "dataset.train_dir",
-    "dataset.reg_dir",
-    "dataset.trigger_words",
+    "dataset.config",
     "dataset.caption_extension",
     "dataset.resolution",
     "dataset.enable_bucket",
@@ -75,6 +76,13 @@ _OF_A_DATASET = (
     "dataset.caption_dropout_every_n_epochs",
     "dataset.caption_prefix",
     "dataset.caption_suffix",
+    "dataset.caption_separator",
+    "dataset.keep_tokens_separator",
+    "dataset.secondary_separator",
+    "dataset.enable_wildcard",
+    "dataset.caption_tag_dropout_rate",
+    "dataset.token_warmup_min",
+    "dataset.token_warmup_step",
     "train.train_batch_size",
 )
 """What a dataset config of sd-scripts says, by its defaults as well; all else stays at our defaults."""
@@ -88,10 +96,13 @@ def anything(_: Path) -> bool:
     return True
 
 
-def import_tree(tree: Mapping[str, Any], source: str, may_read: MayRead = anything) -> Imported:
-    """A file's content: GUI settings, a config of sd-scripts, or a dataset config."""
+def import_tree(
+    tree: Mapping[str, Any], source: str, may_read: MayRead = anything, path: Path | None = None
+) -> Imported:
+    """A file's content: GUI settings, a config of sd-scripts, or a dataset config. ``path`` is where it lies."""
     if is_dataset(tree):
-        return _imported(read_dataset(tree), "scripts", source, may_read, only=_OF_A_DATASET)
+        given = pointing_at(tree, str(path.absolute()) if path else source)
+        return _imported(given, "scripts", source, may_read, only=_OF_A_DATASET)
     if is_gui(tree):
         return _imported(_with_dataset(from_gui(tree), may_read), "gui", source, may_read)
     return _imported(_with_dataset(from_tree(tree), may_read), "scripts", source, may_read)
@@ -112,16 +123,14 @@ def import_command(text: str, source: str, may_read: MayRead = anything) -> Impo
 
 
 def _with_dataset(given: dict[str, Given], may_read: MayRead) -> dict[str, Given]:
-    """A dataset config that is named counts before the folders, as in sd-scripts."""
-    named = given.pop("dataset_config", None)
-    if named is None:
+    """A dataset config that is named counts instead of the folders, as in sd-scripts; what it can't do here is told."""
+    named = given.get("dataset_config")
+    if named is None or is_empty(named.value):
         return given
-    if is_empty(named.value):
-        return given | {"dataset_config": named}
+    instead = {f"{REPLACED} {key}": given[key] for key in REPLACED_BY_FILE if key in given}
+    rest = {key: value for key, value in given.items() if key not in REPLACED_BY_FILE}
     tree = _referenced(loosely(named.value), may_read)
-    if tree is None or not is_dataset(tree):
-        return given | {"dataset_config": named}
-    return over(read_dataset(tree), given) | {f"{_READ} dataset_config": named}
+    return {**(not_here(tree) if tree and is_dataset(tree) else {}), **rest, **instead}
 
 
 def _referenced(name: str, may_read: MayRead) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from lora_core.settings.kohya.rules import FAMILIES
 from lora_core.settings.kohya.table import ABSENT, ALIASES, ROWS
 from lora_core.settings.kohya.values import is_empty
 from lora_core.settings.run import RunSettings
+from lora_core.train.optimizer_table import CLASSES
 
 _OWN_WAY = {
     "model.family",
@@ -28,7 +29,19 @@ _OWN_WAY = {
     "optimizer.d_coef",
     "optimizer.relative_step",
     "optimizer.args",
+    "schedule.name",
     "schedule.warmup",
+    "loss.masked_loss",
+    "noise.noise_offset_type",
+    "noise.zero_terminal_snr",
+    "schedule.warmup_steps",
+    "schedule.decay",
+    "schedule.decay_steps",
+    "schedule.timescale",
+    "schedule.step_rules",
+    "train.stop_text_encoder_training",
+    "train.adapter_precision",
+    "train.cache_text_encoder_outputs",
     "train.epochs",
     "train.max_train_steps",
     "train.learning_rate",
@@ -58,7 +71,7 @@ _TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_e
 
 _IN_NETWORK_ARGS = frozenset(
     key for key, row in ROWS.items() if row.scripts is ABSENT and row.topic in ("", "algorithm", "loraplus", "blocks")
-) - {"lr_warmup", "epoch", "additional_parameters", "LoRA_type"}
+) - {"lr_warmup", "noise_offset_type", "epoch", "additional_parameters", "LoRA_type"}
 
 
 @dataclass(frozen=True)
@@ -79,11 +92,15 @@ def to_gui(settings: RunSettings) -> Exported:
     own = {"unet_lr": train.unet_lr or train.learning_rate}
     own["text_encoder_lr"] = (train.text_encoder_lr or train.learning_rate) if train.train_text_encoder else 0
     found |= own | {"learning_rate": train.learning_rate, "optimizer_args": " ".join(found["optimizer_args"])}
+    found["lr_scheduler_args"] = " ".join(found["lr_scheduler_args"])
+    found["stop_text_encoder_training"] = train.stop_text_encoder_training or 0
     found |= {"sample_prompts": settings.sample.prompts}
     stopped = train.max_train_steps is not None
     found |= {"epoch": train.epochs, "max_train_epochs": 0 if stopped else train.epochs}
     found |= {"max_train_steps": train.max_train_steps or 0}
-    extra = []
+    kind = settings.noise.noise_offset_type
+    found["noise_offset_type"] = "Multires" if kind == "multires" else "Original"
+    extra = _multires(found) if kind == "both" else []
     for key, value in found.items():
         if ROWS[key].gui is ABSENT or _is_lost(key, value):
             extra += _option(key, value)
@@ -103,6 +120,9 @@ def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Expor
         values["lr_warmup_steps"] = min(warmup / 100, 0.999999)
     values |= {"unet_lr": train.unet_lr, "network_train_unet_only": not train.train_text_encoder}
     values["text_encoder_lr"] = train.text_encoder_lr if train.train_text_encoder else None
+    kind = found.pop("noise_offset_type")
+    found |= {"multires_noise_iterations": None} if kind == "original" else {}
+    found |= {"noise_offset": None} if kind == "multires" else {}
     limit = "max_train_epochs" if train.max_train_steps is None else "max_train_steps"
     values[limit] = train.max_train_steps or train.epochs
     within = {key: found.pop(key) for key in sorted(_IN_NETWORK_ARGS & found.keys())}
@@ -120,6 +140,9 @@ def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Expor
     for family in FAMILIES:  # sd-scripts has a script for each instead
         if family != "v2":
             values.pop(family, None)
+    if train.stop_text_encoder_training is not None:
+        path, percent = "train.stop_text_encoder_training", train.stop_text_encoder_training
+        entries += (Entry(path, percent, "unsupported", reason="export.unknown"),)
     document = tomlkit.document()
     for name, value in sorted(values.items()):
         if value is None and _is_lost(ALIASES.get(name, name), value):
@@ -164,9 +187,20 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("network.algo", algorithm, "algorithm")
     yield "LoRA_type", kind or "Standard"
     yield "dora_wd", algorithm == "dora"
+    yield from _loss_and_noise(settings)
+    if settings.noise.zero_terminal_snr == "off":
+        left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
-    yield "warmup", getattr(settings.schedule, "warmup", 0.0)
+    yield from _schedule(settings)
+    if settings.schedule.name == "rex":
+        left_out("schedule.name", "rex", "schedule")
+    if "%" in getattr(settings.schedule, "step_rules", ""):
+        left_out("schedule.step_rules", getattr(settings.schedule, "step_rules", ""), "step_rules")
+    yield "full_bf16", settings.train.adapter_precision == "bf16"
+    if settings.train.cache_text_encoder_outputs == "disk" and not settings.model.family.startswith("sd1"):
+        yield "sdxl_cache_text_encoder_outputs", True
+        yield "cache_text_encoder_outputs_to_disk", True
     if settings.save.tensorboard:
         yield "log_with", "tensorboard"
         yield "logging_dir", str((settings.save.output_dir or Path()) / "log")
@@ -183,9 +217,49 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("save.resume", settings.save.resume, "resume")
 
 
+def _loss_and_noise(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """What is one setting here and several switches there."""
+    yield "masked_loss", settings.loss.masked_loss == "folder"
+    yield "alpha_mask", settings.loss.masked_loss == "alpha"
+    yield "zero_terminal_snr", settings.noise.zero_terminal_snr == "on"
+    yield "noise_offset_type", settings.noise.noise_offset_type
+
+
+def _multires(found: dict[str, Any]) -> list[str]:
+    """Multires noise beside a noise offset: the GUI passes on one of the two, so this one goes past it."""
+    keys = ("multires_noise_iterations", "multires_noise_discount")
+    return [word for key in keys for word in _option(key, found.pop(key))]
+
+
+_NEAR_REX = 0.6
+"""Power of the polynomial schedule that is never more than 0.08 from REX, which Kohya does not have."""
+
+
+def _schedule(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """Name, warm-up, decay and arguments of the schedule. A share of the run is a number below 1 in sd-scripts."""
+    schedule = settings.schedule
+    yield "lr_scheduler", "polynomial" if schedule.name == "rex" else schedule.name
+    if schedule.name == "rex":
+        yield "lr_scheduler_power", _NEAR_REX
+    steps = getattr(schedule, "warmup_steps", None)
+    if steps:
+        yield "lr_warmup_steps", steps
+    yield "warmup", 0.0 if steps is not None else getattr(schedule, "warmup", 0.0)
+    if schedule.name == "warmup_stable_decay":
+        share = min(schedule.decay / 100, 0.999999)
+        yield "lr_decay_steps", share if schedule.decay_steps is None else schedule.decay_steps
+    if (timescale := getattr(schedule, "timescale", None)) is not None:
+        yield "lr_scheduler_timescale", timescale
+    rules = getattr(schedule, "step_rules", "")
+    yield "lr_scheduler_args", [f"step_rules={''.join(rules.split())}"] if rules else []
+
+
 def _optimizer(settings: RunSettings) -> str:
+    """The short name of sd-scripts, or the class."""
     name = settings.optimizer.name
-    return getattr(settings.optimizer, "class_path", "") if name == "custom" else name
+    if name in optimizers.SHORT_NAMES:
+        return name
+    return getattr(settings.optimizer, "class_path", "") or CLASSES.get(name, name)
 
 
 def _arguments(settings: RunSettings) -> Iterator[str]:
@@ -205,9 +279,7 @@ def _arguments(settings: RunSettings) -> Iterator[str]:
     for name, theirs in optimizers.KOHYA_ARGS.get(own.name, {}).items():
         if name not in given and implied[name] != theirs:
             yield f"{name}={implied[name]}"
-    for word in written:
-        name, _, value = word.partition("=")
-        yield f"decouple={value}" if name == "weight_decouple" and own.name == "DAdaptAdam" else word
+    yield from written
 
 
 def _is_lost(key: str, value: Any) -> bool:
@@ -226,7 +298,7 @@ def _option(key: str, value: Any) -> list[str]:
     name = f"--{_TO_GUI.get(key, key)}"
     if isinstance(value, bool):
         return [name] if value else []
-    if value == "":
+    if value == "" or (value is None and ROWS[key].scripts is None):
         return []
     return [f"{name}={0 if value is None else value}"]
 

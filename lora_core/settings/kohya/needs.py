@@ -11,6 +11,11 @@ def _type(draft: Draft) -> str:
     return draft.text("LoRA_type")
 
 
+def _as_option(draft: Draft, key: str) -> bool:
+    """Among the additional parameters, which reach sd-scripts whatever the GUI's menus say."""
+    return key in draft.given and draft.given[key].dialect == "scripts"
+
+
 NEEDS: Mapping[str, Callable[[Draft], bool]] = {
     "sd3": lambda draft: draft.flag("sd3_checkbox"),
     "flux1": lambda draft: draft.flag("flux1_checkbox"),
@@ -18,9 +23,11 @@ NEEDS: Mapping[str, Callable[[Draft], bool]] = {
     "anima": lambda draft: draft.flag("anima_checkbox"),
     "lumina": lambda draft: draft.flag("lumina_checkbox"),
     "huber": lambda draft: draft.text("loss_type") in ("huber", "smooth_l1"),
-    "offset": lambda draft: draft.text("noise_offset_type") != "Multires",
+    "offset": lambda draft: draft.text("noise_offset_type") != "Multires" or _as_option(draft, "noise_offset"),
     "offset_used": lambda draft: NEEDS["offset"](draft) and bool(draft.number("noise_offset")),
-    "multires": lambda draft: draft.text("noise_offset_type") != "Original",
+    "multires": lambda draft: (
+        draft.text("noise_offset_type") != "Original" or _as_option(draft, "multires_noise_iterations")
+    ),
     "multires_used": lambda draft: NEEDS["multires"](draft) and bool(draft.number("multires_noise_iterations")),
     "ip_noise": lambda draft: bool(draft.number("ip_noise_gamma")),
     "ggpo": lambda draft: draft.flag("train_lora_ggpo"),

@@ -1,11 +1,10 @@
-"""Keys that belong together or mean something else here: families, network, learning rates, length, noise and seed."""
+"""Keys that belong together or mean something else here: families, network, learning rates, length and seed."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_core.settings.kohya.dataset import named_repeats
 from lora_core.settings.kohya.draft import Draft
 from lora_core.settings.kohya.values import NotReadable, as_field, is_empty, number, same
 
@@ -172,15 +171,16 @@ def _epochs_for(draft: Draft, steps: int) -> int:
 
 
 def steps_per_epoch(draft: Draft) -> int | None:
-    """The least number of steps an epoch can have, counted from the image folder; None where it can't be read."""
+    """The least number of steps an epoch can have, counted from the images; None where it can't be read."""
     from lora_core.data.folders import scan  # imports the settings
     from lora_core.settings.base import clean_path
     from lora_core.settings.dataset import DatasetSettings
 
-    folder = clean_path(draft.text("train_data_dir"))
-    if not folder or not draft.may_read(Path(folder)) or not Path(folder).is_dir():
+    name = "dataset_config" if draft.text("dataset_config") else "train_data_dir"
+    place = clean_path(draft.text(name))
+    if not place or not draft.may_read(Path(place)) or not Path(place).exists():
         return None
-    found = scan(DatasetSettings(train_dir=Path(folder)))
+    found = scan(DatasetSettings(**{"config" if name == "dataset_config" else "train_dir": Path(place)}))
     samples = sum(subset.repeats * len(subset.images) for subset in found.train)
     batch, accumulation = draft.whole("train_batch_size") or 1, draft.whole("gradient_accumulation_steps") or 1
     return math.ceil(math.ceil(samples / max(batch, 1)) / max(accumulation, 1)) or None
@@ -204,29 +204,6 @@ def precision(draft: Draft) -> None:
         draft.mapped("mixed_precision", "train.mixed_precision", wanted)
     else:
         draft.unsupported("mixed_precision", "todo.fp8")
-
-
-def noise(draft: Draft) -> None:
-    """The kind of noise only says which of the other keys count."""
-    if draft.has_field_for("noise_offset_type"):
-        return
-    draft.idle("noise_offset_type", "why.chooses_noise")
-
-
-def folders(draft: Draft) -> None:
-    """Repeats and words of a dataset config, which a folder's name says here."""
-    if "class_tokens" in draft.given:
-        draft.mapped("class_tokens", "dataset.trigger_words", draft.given["class_tokens"].value)
-    for key, given in draft.given.items():
-        if key.startswith("num_repeats "):
-            folder = draft.text(key.split()[1]) if key.endswith(" 0") else ""
-            repeats = named_repeats(folder)
-            if given.value == repeats:
-                draft.idle(key, "why.repeats_same")
-            else:
-                draft.unsupported(key, "todo.repeats", repeats=repeats)
-        elif key.startswith("dataset "):
-            draft.unsupported(key, "todo.subsets")
 
 
 def plain(draft: Draft, key: str, path: str) -> None:

@@ -8,39 +8,65 @@ from lora_core.errors import UserError
 from lora_core.settings.fields import unions_of
 from lora_core.settings.kohya.command import split
 from lora_core.settings.kohya.draft import Draft
-from lora_core.settings.kohya.rules import steps_per_epoch
 from lora_core.settings.kohya.values import loosely
 
-CLASSES: Mapping[str, str] = {
-    "dadaptadagrad": "dadaptation.DAdaptAdaGrad",
-    "dadaptadan": "dadaptation.DAdaptAdan",
-    "dadaptadanip": "dadaptation.experimental.DAdaptAdanIP",
-    "dadaptlion": "dadaptation.DAdaptLion",
-    "dadaptsgd": "dadaptation.DAdaptSGD",
-    "pagedadamw": "bitsandbytes.optim.PagedAdamW",
-    "pagedadamw32bit": "bitsandbytes.optim.PagedAdamW32bit",
-    "pagedlion8bit": "bitsandbytes.optim.PagedLion8bit",
-    "radamschedulefree": "schedulefree.RAdamScheduleFree",
-    "sgdschedulefree": "schedulefree.SGDScheduleFree",
-    "sgdnesterov": "torch.optim.SGD",
-    "sgdnesterov8bit": "bitsandbytes.optim.SGD8bit",
-}
-"""Short names of sd-scripts -> the class, for the optimizer "custom"."""
+SHORT_NAMES = frozenset(
+    {
+        "AdamW",
+        "AdamW8bit",
+        "PagedAdamW",
+        "PagedAdamW8bit",
+        "PagedAdamW32bit",
+        "Lion",
+        "Lion8bit",
+        "PagedLion8bit",
+        "SGDNesterov",
+        "SGDNesterov8bit",
+        "DAdaptAdam",
+        "DAdaptAdaGrad",
+        "DAdaptAdan",
+        "DAdaptAdanIP",
+        "DAdaptAdamPreprint",
+        "DAdaptLion",
+        "DAdaptSGD",
+        "Prodigy",
+        "Adafactor",
+        "AdamWScheduleFree",
+        "RAdamScheduleFree",
+        "SGDScheduleFree",
+    }
+)
+"""Optimizers that sd-scripts knows by a short name; all others go by their class."""
 
-ALIASES: Mapping[str, str] = {"dadaptation": "DAdaptAdam", "dadaptadampreprint": "DAdaptAdam"}
-"""D-Adaptation before its paper was final; what it became is here."""
+ALIASES: Mapping[str, str] = {"dadaptation": "DAdaptAdam"}
+"""D-Adaptation before it had variants."""
 
-DECAYS: Mapping[str, float] = {"AdamW": 0.01, "AdamW8bit": 0.01, "PagedAdamW8bit": 0.01}
+DECAYS: Mapping[str, float] = dict.fromkeys(
+    ("AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit", "AdEMAMix8bit", "PagedAdEMAMix8bit"), 0.01
+)
 """Weight decay of the libraries that sd-scripts uses; 0 for all others."""
 
 KOHYA_ARGS: Mapping[str, Mapping[str, Any]] = {
     "Adafactor": {"scale_parameter": True, "warmup_init": False},
     "Prodigy": {"use_bias_correction": False, "safeguard_warmup": False},
+    "DAdaptAdam": {"decouple": False},
+    "DAdaptAdamPreprint": {"decouple": False},
+    "Muon": {"use_adjusted_lr": False},
+    "AdEMAMix": {"weight_decouple": False},
 }
 """What sd-scripts passes where our optimizers have another default."""
 
-FALLBACK = {"cosine_with_min_lr": "cosine", "warmup_stable_decay": "constant_with_warmup"}
-"""Nearest schedule of those that are not here; constant for all others."""
+_OF_BITSANDBYTES = {"AdEMAMix": {"weight_decouple": "True", "weight_decay": "0.01"}}
+"""What a class of bitsandbytes does by itself and the one here is told."""
+
+TYPES: Mapping[str, str] = {
+    "cosineannealinglr": "cosine",
+    "cosineannealingwarmrestarts": "cosine_with_restarts",
+    "rexscheduler": "rex",
+    "rexlr": "rex",
+    "rex": "rex",
+}
+"""Classes that people give as lr_scheduler_type -> the schedule of that shape."""
 
 ITS_OWN = ("weight_decay", "d_coef", "relative_step")
 """Arguments that are fields of ours."""
@@ -64,10 +90,8 @@ def optimizer(draft: Draft) -> None:
     draft.idle("use_lion_optimizer")
     name = _optimizer_name(draft, wanted or "AdamW")
     arguments = dict(_arguments(draft))
-    if wanted.lower().startswith("sgdnesterov"):
-        arguments = {"momentum": "0.9", "nesterov": "True"} | arguments
-    if name == "DAdaptAdam" and "decouple" in arguments:
-        arguments["weight_decouple"] = arguments.pop("decouple")
+    if wanted.lower().startswith("bitsandbytes"):
+        arguments = _OF_BITSANDBYTES.get(name, {}) | arguments
     _set_arguments(draft, name, arguments)
 
 
@@ -83,21 +107,26 @@ def _optimizer_name(draft: Draft, wanted: str) -> str:
         name = ALIASES[wanted.lower()]
         draft.differs("optimizer", "why.optimizer_alias", "optimizer.name", name, name=name)
         return name
-    path = CLASSES.get(wanted.lower()) or (wanted if "." in wanted else f"torch.optim.{wanted}")
+    path = wanted if "." in wanted else f"torch.optim.{wanted}"
     draft.differs("optimizer", "why.optimizer_class", "optimizer.name", "custom", name=path)
     draft.changes["optimizer.class_path"] = path
     return "custom"
 
 
 def _arguments(draft: Draft) -> Iterator[tuple[str, str]]:
-    value = draft.value("optimizer_args")
-    for part in value if isinstance(value, list) else _parts(draft.text("optimizer_args")):
+    yield from _pairs(draft, "optimizer_args")
+
+
+def _pairs(draft: Draft, key: str) -> Iterator[tuple[str, str]]:
+    """key=value as sd-scripts reads them: a list, or words separated by spaces."""
+    value = draft.value(key)
+    for part in value if isinstance(value, list) else _parts(draft.text(key)):
         name, equals, text = loosely(part).strip().strip("\"'").partition("=")
         name, text = name.strip(), "".join(text.split())
         if equals and name.isidentifier() and text:
             yield name, text
         elif loosely(part).strip():
-            draft.unsupported("optimizer_args", "why.bad_argument", argument=loosely(part))
+            draft.unsupported(key, "why.bad_argument", argument=loosely(part))
 
 
 def _parts(text: str) -> list[str]:
@@ -139,6 +168,10 @@ def schedule(draft: Draft) -> None:
     """Schedule and warm-up. Comes after the optimizer and the length."""
     known = unions_of()["schedule"]
     wanted = draft.text("lr_scheduler").lower() or "constant"
+    last = draft.text("lr_scheduler_type").rpartition(".")[2].lower()
+    if last in TYPES:
+        wanted = TYPES[last]
+        draft.differs("lr_scheduler_type", "why.schedule_type", "schedule.name", wanted, name=wanted)
     finds_its_own = draft.changes.get("optimizer.relative_step") and draft.changes["optimizer.name"] == "Adafactor"
     if finds_its_own and wanted not in ("adafactor", "constant"):
         name = "adafactor"
@@ -147,7 +180,7 @@ def schedule(draft: Draft) -> None:
         name = wanted
         draft.mapped("lr_scheduler", "schedule.name", name)
     else:
-        name = FALLBACK.get(wanted, "constant")
+        name = "constant"
         draft.changes["schedule.name"] = name
         draft.unsupported("lr_scheduler", "why.no_schedule", name=name)
     has = known[name].model_fields
@@ -158,6 +191,34 @@ def schedule(draft: Draft) -> None:
             draft.mapped(key, f"schedule.{field}", value or 1)
         else:
             draft.idle(key, "why.other_variant")
+    if "min_lr_ratio" in has:
+        ratio = draft.number("lr_scheduler_min_lr_ratio")
+        default = has["min_lr_ratio"].default
+        draft.mapped("lr_scheduler_min_lr_ratio", "schedule.min_lr_ratio", default if ratio is None else ratio)
+    _schedule_arguments(draft, name)
+    _decay(draft, "decay" in has)
+
+
+def _schedule_arguments(draft: Draft, name: str) -> None:
+    """lr_scheduler_args: the steps of piecewise_constant, the floor of cosine_with_min_lr."""
+    for argument, text in _pairs(draft, "lr_scheduler_args"):
+        if (name, argument) == ("piecewise_constant", "step_rules"):
+            draft.mapped("lr_scheduler_args", "schedule.step_rules", text)
+        elif (name, argument) == ("cosine_with_min_lr", "min_lr_rate"):
+            draft.mapped("lr_scheduler_args", "schedule.min_lr_ratio", _literal(text))
+        else:
+            draft.unsupported("lr_scheduler_args", "todo.schedule")
+
+
+def _decay(draft: Draft, possible: bool) -> None:
+    """lr_decay_steps: less than 1 is a part of the run."""
+    steps = draft.number("lr_decay_steps") or 0.0
+    if possible and 0 < steps < 1:
+        draft.mapped("lr_decay_steps", "schedule.decay", round(steps * 100, 6))
+    elif possible:
+        draft.mapped("lr_decay_steps", "schedule.decay_steps", int(steps))
+    else:
+        draft.idle("lr_decay_steps", "why.other_variant" if steps else "why.off")
 
 
 def _warmup(draft: Draft, name: str, possible: bool) -> None:
@@ -170,20 +231,29 @@ def _warmup(draft: Draft, name: str, possible: bool) -> None:
         if steps or percent:
             draft.differs(own, "why.constant_warmup", name=name)
     elif steps:
-        _warmup_steps(draft, steps)
+        draft.mapped("lr_warmup_steps", "schedule.warmup_steps", int(steps))
     else:
         draft.mapped(own, "schedule.warmup", round(percent, 6))
     draft.idle(own)
     draft.idle(other, "why.other_warmup" if steps else "why.off")
 
 
-def _warmup_steps(draft: Draft, steps: float) -> None:
-    """Warm-up is a part of the run here; the length of the run must be known to say how large a part."""
-    per_epoch = steps_per_epoch(draft)
-    total = draft.changes.get("train.max_train_steps") or (per_epoch or 0) * draft.changes["train.epochs"]
-    if total:
-        percent = min(100.0, round(100 * steps / total, 6))
-        draft.differs("lr_warmup_steps", "why.warmup_steps", "schedule.warmup", percent, steps=total)
-    else:
-        draft.changes["schedule.warmup"] = 0.0
-        draft.unsupported("lr_warmup_steps", "todo.warmup_steps")
+def text_encoder(draft: Draft) -> None:
+    """When it stops, and whether its outputs wait on the disk."""
+    percent = draft.number("stop_text_encoder_training") or 0.0
+    if percent > 0:
+        path = "train.stop_text_encoder_training"
+        draft.differs("stop_text_encoder_training", "why.stop_text_encoder", path, percent)
+    draft.idle("stop_text_encoder_training")
+    for family in ("", "flux1_", "sdxl_"):
+        key = f"{family}cache_text_encoder_outputs"
+        for name, place in ((f"{key}_to_disk", "disk"), (key, "memory")):
+            if name in draft.given and draft.flag(name):
+                place = draft.changes.get("train.cache_text_encoder_outputs", place)
+                draft.mapped(name, "train.cache_text_encoder_outputs", place)
+
+
+def adapter_precision(draft: Draft) -> None:
+    if draft.flag("full_bf16"):
+        draft.mapped("full_bf16", "train.adapter_precision", "bf16", "why.full_bf16")
+    draft.idle("full_bf16")

@@ -38,6 +38,7 @@ def metadata(**more: str) -> dict[str, str]:
         "ss_min_snr_gamma": "5.0",
         "ss_seed": "1234",
         "ss_multires_noise_iterations": "6",
+        "ss_color_aug": "True",
         "ss_sd_model_name": "anime.safetensors",
         "ss_sd_model_hash": "e6415c48",
         "ss_tag_frequency": json.dumps(TAGS),

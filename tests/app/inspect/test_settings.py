@@ -36,6 +36,8 @@ def test_a_usual_training_of_sd_scripts():
         "train.seed": 1234,
         "loss.min_snr_gamma": 5.0,
         "noise.noise_offset": 0.05,
+        "noise.multires_noise_iterations": 6,
+        "noise.noise_offset_type": "both",
         "dataset.resolution": "512,768",
         "train.train_text_encoder": True,
         "train.text_encoder_lr": 5e-05,
@@ -45,7 +47,7 @@ def test_a_usual_training_of_sd_scripts():
         "optimizer.weight_decay": "0.1",
         "optimizer.args": "betas=(0.9,0.99)",
     }
-    assert found.left == {"ss_multires_noise_iterations": "6"}
+    assert found.left == {"ss_color_aug": "True"}
     assert found.settings.network.rank == 8
     assert found.settings.optimizer.weight_decay == 0.1
 
@@ -69,6 +71,15 @@ def test_every_row_of_the_table_names_a_setting(path):
         ({"ss_text_encoder_lr": "0.0"}, "train.train_text_encoder", False),
         ({"ss_flip_aug": "True"}, "dataset.flip_aug", True),
         ({"ss_network_args": json.dumps({"rank_dropout": "0.1"})}, "network.rank_dropout", 0.1),
+        ({"ss_loss_type": "huber"}, "loss.loss_type", "huber"),
+        ({"ss_loss_type": "None"}, "loss.loss_type", "l2"),
+        ({"ss_huber_schedule": "exponential"}, "loss.huber_schedule", "exponential"),
+        ({"ss_debiased_estimation": "True"}, "loss.debiased_estimation_loss", True),
+        ({"ss_multires_noise_iterations": "8"}, "noise.noise_offset_type", "multires"),
+        ({"ss_multires_noise_iterations": "None"}, "noise.multires_noise_iterations", None),
+        ({"ss_ip_noise_gamma": "0.1"}, "noise.ip_noise_gamma", 0.1),
+        ({"ss_zero_terminal_snr": "True"}, "noise.zero_terminal_snr", "on"),
+        ({"ss_zero_terminal_snr": "False"}, "noise.zero_terminal_snr", "auto"),
         ({"ss_lr_scheduler": "constant"}, "schedule.name", "constant"),
     ],
 )
@@ -115,7 +126,7 @@ def test_what_has_no_place_in_the_form_is_named():
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_optimizer": "pytorch_optimizer.CAME()",
             "ss_lr_scheduler": "rex",
-            "ss_loss_type": "huber",
+            "ss_loss_type": "other",
             "ss_zero_terminal_snr": "False",
             "ss_clip_skip": "99",
         },
@@ -128,7 +139,7 @@ def test_what_has_no_place_in_the_form_is_named():
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_optimizer": "pytorch_optimizer.CAME()",
         "ss_lr_scheduler": "rex",
-        "ss_loss_type": "huber",
+        "ss_loss_type": "other",
         "ss_clip_skip": "99",
     }
 
@@ -206,6 +217,6 @@ def test_what_was_taken_and_what_not_is_listed(language):
     found = from_metadata(metadata(ss_training_comment=EVIL, ss_loss_type=EVIL), RunSettings())
     html = loaded_html(found, "a<b>.safetensors", language)
     assert "0.0003" in html
-    assert "ss_multires_noise_iterations" in html
+    assert "ss_color_aug" in html
     assert "<script" not in html
     assert "<b>.safe" not in html
