@@ -18,7 +18,7 @@ from lora_core.settings.fields import SettingField, chooser_of, fields_of, union
 from lora_core.settings.overlay import nest, settings_from
 from lora_core.settings.problems import SettingsError
 
-_LINES = {"sample.prompts": 6, "save.description": 3, "optimizer.args": 2}
+_LINES = {"sample.prompts": 6, "network.base_weights": 2, "save.description": 3, "optimizer.args": 2}
 """Texts of more than one line, and how many lines they show at least."""
 
 Values = Mapping[str, Any]

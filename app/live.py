@@ -19,6 +19,7 @@ from lora_core.io.headers import identify
 from lora_core.io.kinds import FAMILY_NAMES, FileKind
 from lora_core.plan import Plan, Preview, preview
 from lora_core.preflight import check
+from lora_core.selection import count
 from lora_core.settings import RunSettings
 from lora_core.settings.fields import fields_of, label
 from lora_core.settings.problems import SettingsError
@@ -169,8 +170,31 @@ def scale_html(look: Look, language: Language) -> str:
     network = look.settings.network
     values = {"alpha": f"{network.alpha:g}", "rank": network.rank, "scale": f"{effective_scale(network):.3g}"}
     key = "parameters.scale_rs" if network.rs_lora else "parameters.scale"
-    words = say("parameters.scale_full", language) if has_no_rank(network) else say(key, language, **values)
+    if network.algo == "oft":
+        words = say("parameters.scale_oft", language)
+    else:
+        words = say("parameters.scale_full", language) if has_no_rank(network) else say(key, language, **values)
     return f'<div class="kb-note">{escape(words)}</div>'
+
+
+def layers_html(look: Look, language: Language) -> str:
+    """How many layers the patterns and blocks leave; nothing for the built-in model, which has fewer than real ones."""
+    settings = look.settings
+    try:
+        found = None if settings.model.base.strip() == BUILT_IN else count(settings)
+    except UserError as error:
+        return f'<div class="kb-note">{escape(error.message(language))}</div>'
+    if found is None:
+        return ""
+    unet = found.chosen - found.text
+    words = [say("parameters.layers_count", language, chosen=found.chosen, all=found.of, unet=unet, text=found.text)]
+    low, high = found.ranks
+    if low != high:
+        words.append(say("parameters.layers_ranks", language, low=low, high=high))
+    slow, fast = found.rates
+    if slow != fast:
+        words.append(say("parameters.layers_rates", language, low=f"{slow:g}", high=f"{fast:g}"))
+    return f'<div class="kb-note">{escape((" " if language == "en" else "").join(words))}</div>'
 
 
 def trained_html(look: Look, language: Language) -> str:

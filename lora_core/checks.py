@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lora_core import launch_checks
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.i18n import Language, text
+from lora_core.selection import rates_differ
 from lora_core.settings import FINDS_ITS_OWN_RATE, LokrSettings, NetworkSettings, RunSettings, sides
 from lora_core.settings.applies import APPLIES, applies, conditions
 from lora_core.settings.fields import default_of, label, values_of
@@ -174,7 +176,7 @@ def alpha_over_rank(settings: RunSettings) -> Found:
 
 def conv_alpha_over_rank(settings: RunSettings) -> Found:
     network = settings.network
-    if network.algo == "lora" or network.conv_rank is None or has_no_rank(network):
+    if network.algo in ("lora", "oft") or network.conv_rank is None or has_no_rank(network):
         return
     if network.conv_alpha > network.conv_rank:
         values = {"alpha": f"{network.conv_alpha:g}", "rank": network.conv_rank}
@@ -192,6 +194,37 @@ def dim_without_weights(settings: RunSettings) -> Found:
     if network.dim_from_weights and network.network_weights is None:
         fix = {"network.dim_from_weights": False}
         yield _error("network.dim_from_weights", "checks.dim_without_weights", fix)
+
+
+def pissa_with_weights(settings: RunSettings) -> Found:
+    """Both say where the numbers start."""
+    network = settings.network
+    if getattr(network, "init", "") == "pissa" and network.network_weights is not None:
+        yield _error("network.init", "checks.pissa_with_weights", {"network.init": "kaiming"})
+
+
+def norms_without_scale(settings: RunSettings) -> Found:
+    """A change that is no product of factors cannot be shrunk by them."""
+    network = settings.network
+    special = getattr(network, "init", "") == "pissa" or getattr(network, "weight_decompose", False)
+    if special and getattr(network, "scale_weight_norms", None) is not None:
+        fix = {"network.scale_weight_norms": None}
+        yield _error("network.scale_weight_norms", "checks.norms_without_scale", fix)
+
+
+_RATIOS = ("loraplus_ratio", "loraplus_unet_ratio", "loraplus_text_encoder_ratio")
+
+
+def one_rate_only(settings: RunSettings) -> Found:
+    """An optimizer that finds its own rate finds one for all parameters."""
+    if settings.optimizer.name not in FINDS_ITS_OWN_RATE and _uses_rates(settings):
+        return
+    network = settings.network
+    given: dict[str, Any] = {f"network.{name}": None for name in _RATIOS if getattr(network, name, None)}
+    if rates_differ(settings):
+        given["network.block_lrs"] = ""
+    if given:
+        yield _error(next(iter(given)), "checks.one_rate_only", given, optimizer=settings.optimizer.name)
 
 
 def alpha_tiny(settings: RunSettings) -> Found:
@@ -406,6 +439,30 @@ def first_tags_unused(settings: RunSettings) -> Found:
 
 OF_A_DATASET: tuple[Callable[[RunSettings], Found], ...] = (bucket_limits, bucket_steps, resolution_without_buckets)
 """Rules that hold for each dataset of a dataset file as for the run's own."""
+_FLUX_CELL = 16
+"""Pixels per side of one of FLUX.1's tokens: two latents."""
+
+
+def flux_sizes(settings: RunSettings) -> Found:
+    """FLUX.1 reads latents two by two."""
+    dataset = settings.dataset
+    if settings.model.family != "flux":
+        return
+    if dataset.enable_bucket and dataset.bucket_reso_steps % _FLUX_CELL:
+        fix = {"dataset.bucket_reso_steps": 64}
+        yield _error("dataset.bucket_reso_steps", "checks.flux_steps", fix, step=dataset.bucket_reso_steps)
+    elif not dataset.enable_bucket and any(side % _FLUX_CELL for side in sides(dataset.resolution)):
+        near = ",".join(str(max(16, side // _FLUX_CELL * _FLUX_CELL)) for side in sides(dataset.resolution))
+        values = {"resolution": dataset.resolution, "near": near}
+        yield _error("dataset.resolution", "checks.flux_resolution", {"dataset.resolution": near}, **values)
+
+
+def flux_sample_guidance(settings: RunSettings) -> Found:
+    """FLUX.1 is told its guidance: Stable Diffusion's 7 makes burnt pictures."""
+    guidance = settings.sample.guidance
+    if settings.model.family == "flux" and guidance > 6 and settings.sample.prompts.strip():
+        yield _warning("sample.guidance", "checks.flux_guidance", {"sample.guidance": 3.5}, guidance=f"{guidance:g}")
+
 
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
@@ -422,6 +479,9 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     conv_alpha_over_rank,
     locon_without_convolutions,
     dim_without_weights,
+    pissa_with_weights,
+    norms_without_scale,
+    one_rate_only,
     alpha_tiny,
     adafactor_schedule,
     adafactor_own_rate,
@@ -442,6 +502,9 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     never_saved_on_the_way,
     samples_never_drawn,
     *LOSS_AND_NOISE,
+    flux_sizes,
+    flux_sample_guidance,
+    *launch_checks.COMBINATIONS,
 )
 
 

@@ -95,6 +95,7 @@ def run_gui(words: Sequence[str]) -> int:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train from a settings file, or from a run folder as the app makes it."""
+    from lora_core import launching
     from lora_core.runs import RunFolder, create_run
     from lora_core.settings.files import load
     from lora_core.settings.kohya.report import lines
@@ -113,8 +114,14 @@ def run_train(arguments: argparse.Namespace) -> int:
     settings = apply_overrides(settings, arguments.set)
     if arguments.check:
         return report_problems(settings)
+    settings = launching.adapted(settings)
     prepare_environment(allow_download=settings.model.allow_download)
-    return run_training(settings, folder if is_run else create_run(settings), Console(language()))
+    run = folder if is_run or not launching.place().leads else create_run(settings)
+    console = Console(language())
+    if launching.is_needed(settings):
+        return launching.supervise(settings, run, [console.show])
+    launching.show_cards(settings.launch)
+    return run_training(settings, run, console)
 
 
 def run_kohya(arguments: argparse.Namespace) -> int:

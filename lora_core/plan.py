@@ -50,12 +50,14 @@ class Plan:
     buckets: dict[tuple[int, int], int]
     """Samples of each bucket size (width, height)."""
     batch_size: int
+    """Images of a batch, over all processes."""
     accumulation: int
     batches_per_epoch: int
     epochs_wanted: int
     max_train_steps: int | None
     datasets: tuple[DatasetCount, ...] = ()
     """Those of a dataset file, where each has its own sizes and batches; empty without one."""
+    processes: int = 1
 
     @classmethod
     def of(cls, samples: Sequence[Sample], settings: RunSettings, *, reg_images_found: int | None = None) -> "Plan":
@@ -66,12 +68,13 @@ class Plan:
             reg=reg,
             reg_images_found=sum(folder.images for folder in reg) if reg_images_found is None else reg_images_found,
             buckets={size: len(indices) for size, indices in sorted(by_bucket(samples).items())},
-            batch_size=settings.train.train_batch_size,
+            batch_size=settings.images_per_batch,
             accumulation=settings.train.gradient_accumulation_steps,
-            batches_per_epoch=batches_per_epoch(samples, settings.train.train_batch_size),
+            batches_per_epoch=batches_per_epoch(samples, settings.images_per_batch),
             epochs_wanted=settings.train.epochs,
             max_train_steps=settings.train.max_train_steps,
-            datasets=_datasets(samples, settings.train.train_batch_size),
+            datasets=_datasets(samples, settings.images_per_batch),
+            processes=settings.launch.processes,
         )
 
     @property
@@ -144,7 +147,8 @@ class Plan:
         batches = counted("plan.n_batches", self.batches_per_epoch, language)
         per_epoch = steps(self.steps_per_epoch)
         planned = self.steps_per_epoch * self.epochs_wanted
-        lines = self._batch_lines(batches if self.accumulation > 1 else per_epoch, language)
+        whole = batches if self.accumulation > 1 else per_epoch
+        lines = [*self._team_lines(language), *self._batch_lines(whole, language)]
         if self.accumulation > 1:
             values = {"batches": batches, "accumulation": self.accumulation, "per_epoch": per_epoch}
             lines.append(text("plan.accumulation", language, **values))
@@ -161,6 +165,12 @@ class Plan:
             return [*lines, text("plan.datasets", language, samples=self.samples, batches=batches)]
         values = {"samples": self.samples, "batch": self.batch_size, "buckets": len(self.buckets)}
         return [text(self._batches_key(), language, **values, batches=batches)]
+
+    def _team_lines(self, language: Language) -> list[str]:
+        if self.processes == 1:
+            return []
+        each = self.batch_size // self.processes
+        return [text("plan.processes", language, processes=self.processes, each=each, batch=self.batch_size)]
 
     def _batches_key(self) -> str:
         if self.batches_per_epoch * self.batch_size == self.samples:

@@ -10,16 +10,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from lora_core import base_weights, selection
 from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
 from lora_core.data.mask_files import mask_problems
 from lora_core.errors import Problem, UserError
+from lora_core.families import FAMILIES, flux_source
 from lora_core.families.source import BUILT_IN, require_base
 from lora_core.generate.prompts import parse
 from lora_core.io.headers import FileKind, identify
+from lora_core.launch_checks import cards_here, config_here
 from lora_core.plan import plan_of_scan
-from lora_core.settings import NetworkSettings, RunSettings
+from lora_core.settings import FluxModel, NetworkSettings, RunSettings
 from lora_core.train.files import files_in_the_way, final_file, free_name
 from lora_core.train.optimizer_table import package_of
 
@@ -50,6 +53,9 @@ def model(settings: RunSettings) -> Iterator[Problem]:
     """The file is there and is a model that can be trained, judged by its header."""
     if not settings.model.base.strip():
         return
+    if isinstance(settings.model, FluxModel):
+        yield from _flux(settings.model)
+        return
     try:
         kind = require_base(settings.model)
     except UserError as error:
@@ -74,6 +80,13 @@ def _guessed_prediction(settings: RunSettings, kind: FileKind | None) -> Iterato
         "warning",
         fix={"model.prediction_type": guess},
     )
+
+
+def _flux(model: FluxModel) -> Iterator[Problem]:
+    """FLUX.1 comes in several files, each with a field of its own."""
+    for path, error in flux_source.problems(model):
+        found = error.values.get("found") if error.key == "flux.other_family" else None
+        yield Problem(path, error.key, error.values, fix={"model.family": found} if found in FAMILIES else {})
 
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:
@@ -130,6 +143,24 @@ def warm_start(settings: RunSettings) -> Iterator[Problem]:
         yield Problem("network.network_weights", "preflight.weights_no_lora", {"path": path})
 
 
+def merged_first(settings: RunSettings) -> Iterator[Problem]:
+    """The files to merge into the base are there and are LoRAs."""
+    path = "network.base_weights"
+    try:
+        sources = base_weights.parse(settings.network.base_weights)
+    except UserError as error:
+        yield Problem.of(path, error)
+        return
+    for source in sources:
+        try:
+            found = identify(source.path)
+        except UserError as error:
+            yield Problem.of(path, error)
+            continue
+        if found.kind != "lora":
+            yield Problem(path, "preflight.merge_no_lora", {"path": source.path})
+
+
 def prompts(settings: RunSettings) -> Iterator[Problem]:
     try:
         parse(settings.sample.prompts)
@@ -158,8 +189,12 @@ CHECKS: tuple[Callable[[RunSettings], Iterable[Problem]], ...] = (
     output,
     resume,
     warm_start,
+    merged_first,
+    selection.problems,
     prompts,
     packages,
+    config_here,
+    cards_here,
 )
 
 

@@ -4,7 +4,7 @@ import gradio as gr
 
 from app.folder_view import Wanted
 from app.i18n import t
-from app.live import Look, plan_html, scale_html, trained_html
+from app.live import Look, layers_html, plan_html, scale_html, trained_html
 from app.page import Ui
 from app.rate_curve import curve_html
 from lora_core.i18n import Language
@@ -14,6 +14,7 @@ def build(ui: Ui) -> None:
     _basic(ui)
     _images(ui)
     _captions(ui)
+    _layers(ui)
     _start(ui)
     _against_over_fitting(ui)
     _loss(ui)
@@ -21,6 +22,7 @@ def build(ui: Ui) -> None:
     _noise(ui)
     _averages(ui)
     _memory(ui)
+    _several(ui)
 
 
 def _basic(ui: Ui) -> None:
@@ -39,6 +41,9 @@ def _basic(ui: Ui) -> None:
                 form.field("network.factor")
                 form.field("network.full_matrix")
                 form.field("network.decompose_both")
+            with gr.Row():
+                form.field("network.weight_decompose")
+                form.field("network.constraint")
             ui.report(scale_html, "scale_note")
         with gr.Column(min_width=320, elem_classes="kb-section"):
             gr.Markdown(t("parameters.length"), elem_classes="kb-title")
@@ -139,12 +144,35 @@ def _captions(ui: Ui) -> None:
             form.field("dataset.weighted_captions")
 
 
+def _layers(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.layers"):
+        with gr.Row():
+            form.field("network.include")
+            form.field("network.exclude")
+        with gr.Row():
+            form.field("network.block_ranks")
+            form.field("network.block_alphas")
+        with gr.Row():
+            form.field("network.block_conv_ranks")
+            form.field("network.block_conv_alphas")
+        form.field("network.block_lrs")
+        ui.report(layers_html, "layers_note")
+        with gr.Row():
+            form.field("network.loraplus_ratio")
+            form.field("network.loraplus_unet_ratio")
+            form.field("network.loraplus_text_encoder_ratio")
+
+
 def _start(ui: Ui) -> None:
     form = ui.form
     with ui.advanced("parameters.start"):
-        form.field("network.rs_lora")
+        with gr.Row():
+            form.field("network.rs_lora")
+            form.field("network.init")
         ui.picker.field(form, "network.network_weights", Wanted("file", (".safetensors",)))
         form.field("network.dim_from_weights")
+        form.field("network.base_weights")
 
 
 def _against_over_fitting(ui: Ui) -> None:
@@ -205,6 +233,13 @@ def _noise(ui: Ui) -> None:
             form.field("noise.max_timestep")
             form.field("noise.zero_terminal_snr")
         with gr.Row():
+            form.field("noise.timestep_sampling")
+            form.field("noise.sigmoid_scale")
+            form.field("noise.discrete_flow_shift")
+        with gr.Row():
+            form.field("noise.logit_mean")
+            form.field("noise.logit_std")
+        with gr.Row():
             form.field("noise.noise_offset_random_strength")
             form.field("noise.ip_noise_gamma_random_strength")
 
@@ -229,3 +264,19 @@ def _averages(ui: Ui) -> None:
         with gr.Row():
             form.field("train.ema_decay")
             form.field("train.ema_save")
+
+
+def _several(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.several"):
+        with gr.Row():
+            form.field("launch.processes")
+            form.field("launch.gpu_ids")
+            form.field("launch.threads")
+        with gr.Row():
+            form.field("launch.machines")
+            form.field("launch.machine_rank")
+            form.field("launch.main_address")
+            form.field("launch.main_port")
+        ui.picker.field(form, "launch.config_file", Wanted("file", (".yaml", ".yml", ".json")))
+        form.field("launch.extra_args")

@@ -27,6 +27,7 @@ def build(ui: Ui) -> None:
             form.field("model.prediction_type")
             form.field("model.t5_max_token_length")
             form.field("model.guidance")
+            form.field("model.apply_t5_attn_mask")
         with gr.Row():
             form.field("model.family")
             form.field("model.allow_download")

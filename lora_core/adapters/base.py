@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from lora_core.adapters.keys import ALPHA, key
 from lora_core.errors import UserError
 from lora_core.settings import NetworkSettings
 
-Part = Literal["unet", "text_encoder", "text_encoder_2"]
+Part = str
+"""Of the model: "unet" for every denoiser, "text_encoder", "text_encoder_2"."""
 
 ALPHA_TOLERANCE = 2**-7
 """Files may hold alpha in bf16, which keeps 8 bits."""
@@ -50,6 +51,8 @@ class Adapter(nn.Module, ABC):
         self.rank, self.alpha, self.dropout = rank, float(alpha), dropout
         self.is_conv = isinstance(layer, nn.Conv2d)
         self.multiplier = 1.0
+        self.rate = 1.0
+        """What the learning rate of its part is multiplied by."""
         # Not a submodule: the frozen layer's weights are none of the adapter's parameters.
         object.__setattr__(self, "layer", layer)
         self._layer_forward: Callable[[Tensor], Tensor] = layer.forward
@@ -80,6 +83,10 @@ class Adapter(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """What the layer answers with the adapter on it."""
 
+    def composed(self, x: Tensor) -> Tensor:
+        """The same by plain operations, without module dropout: what DoRA stretches."""
+        raise NotImplementedError(f"{self.title} cannot be stretched")
+
     @abstractmethod
     def delta_weight(self) -> Tensor:
         """What the adapter adds to the layer's weight, in its shape, float32, multiplier included."""
@@ -104,6 +111,10 @@ class Adapter(nn.Module, ABC):
         dropout: Dropout = Dropout(),  # noqa: B008
     ) -> Self:
         """An adapter of the rank and alpha of a file. A missing alpha means alpha = rank."""
+
+    def take_options_of(self, other: "Adapter") -> None:
+        """What the settings say of another adapter on the same layer, and files do not."""
+        self.rate = other.rate
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
@@ -137,7 +148,11 @@ class Adapter(nn.Module, ABC):
                 raise UserError("adapter.shape_differs", tensor=key(self.name, kind), found=found, wanted=wanted)
             parameter.data.copy_(tensors[kind].reshape(parameter.shape))
 
-    # ---- what the trainer does between steps ---------------------------------------------------------------------
+    # ---- what the trainer does with them ---------------------------------------------------------------------
+
+    def up_parameters(self) -> list[nn.Parameter]:
+        """Those that LoRA+ trains faster: the factors of a low-rank update that start at zero."""
+        return []
 
     def factors(self) -> list[nn.Parameter]:
         """Parameters of which the change is a product: all of them times r make it r ** n times as large."""
@@ -150,8 +165,13 @@ class Adapter(nn.Module, ABC):
     # ---- what the algorithms share -------------------------------------------------------------------------------
 
     @property
+    def strength(self) -> float:
+        """What the product of the factors is multiplied by at multiplier 1."""
+        return self.alpha / self.rank
+
+    @property
     def scale(self) -> float:
-        return self.multiplier * self.alpha / self.rank
+        return self.multiplier * self.strength
 
     def apply_to(self, weight: Tensor) -> Tensor:
         """A weight with the adapter merged into it, in the weight's own number format."""

@@ -4,32 +4,32 @@ Lengths are those of the weight's columns, one for each input, as in the paper. 
 ComfyUI play such files exactly. LyCORIS' other way, one for each output, is read here; it is not written, for
 AUTOMATIC1111 does not know it, and Forge and ComfyUI divide by |W| instead of |W + D|.
 
-With s = m / |W + D|, the layer answers s x (or answers, times s) as LoRA does; nothing is written out.
+With s = m / |W + D|, the layer answers s x (or answers, times s) as the algorithm does by itself; nothing is written
+out that it does not write out.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Dropout, Part
+from lora_core.adapters.base import Adapter
 from lora_core.adapters.locon import Locon
-from lora_core.adapters.lora import product
+from lora_core.adapters.loha import Loha
+from lora_core.adapters.lokr import Lokr
 
 MAGNITUDE = "dora_scale"
 
 
-class Dora(Locon):
-    """LoRA or LoCon with trained lengths; ``magnitude`` is (inputs,), or (outputs,) if a file has it so."""
+class Decomposed(Adapter):
+    """Trained lengths on top of another algorithm; ``magnitude`` is (inputs,), or (outputs,) if a file has it so."""
 
-    title = "DoRA"
+    magnitude: nn.Parameter
 
-    def __init__(self, name: str, layer: nn.Module, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
-        super().__init__(name, layer, part, rank, alpha, dropout)
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
         self._measure(side=1)
-
-    def fusible(self) -> bool:
-        return False
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.effective() or self.skipped(self.dropout.module):
@@ -43,12 +43,12 @@ class Dora(Locon):
     def delta_weight(self) -> Tensor:
         weight = self.layer.weight.detach().float()
         stretch = self._stretch().detach().view(self.shape_in_file(MAGNITUDE))
-        return ((weight + self._low_rank_change()) * stretch - weight) * self.multiplier
+        return ((weight + self._change()) * stretch - weight) * self.multiplier
 
     @property
     def scale(self) -> float:
-        """Of the low-rank update. The multiplier stands outside: it blends the layer's answer with the base's."""
-        return self.alpha / self.rank
+        """Of the algorithm's change. The multiplier stands outside: it blends the layer's answer with the base's."""
+        return self.strength
 
     def stored(self) -> dict[str, nn.Parameter]:
         return {**super().stored(), MAGNITUDE: self.magnitude}
@@ -79,21 +79,39 @@ class Dora(Locon):
         if self.is_conv:
             stretch = stretch[:, None, None]
         if self._side == 1:
-            return self._composed((x * stretch).to(x.dtype))
-        y, bias = self._composed(x), self.layer.bias
+            return self.composed((x * stretch).to(x.dtype))
+        y, bias = self.composed(x), self.layer.bias
         if bias is None:
             return (y * stretch).to(y.dtype)
         bias = bias[:, None, None] if self.is_conv else bias
         return (y * stretch + bias * (1 - stretch)).to(y.dtype)
 
     @torch.no_grad()
-    def _low_rank_change(self) -> Tensor:
-        return product(self.up, self.down, self.scale).view(self.layer.weight.shape)
+    def _change(self) -> Tensor:
+        """What the algorithm alone would add to the weight."""
+        return super().delta_weight()
 
     def _stretch(self) -> Tensor:
         """s of each input or output, float32. |W + D| counts as a constant in the gradient (section 4.3)."""
-        length = lengths(self.layer.weight.detach().float() + self._low_rank_change(), self._side)
+        length = lengths(self.layer.weight.detach().float() + self._change(), self._side)
         return torch.where(length > 0, self.magnitude / length.clamp(min=torch.finfo(length.dtype).tiny), 1.0)
+
+
+class Dora(Decomposed, Locon):
+    """On LoRA and LoCon."""
+
+    title = "DoRA"
+
+    def fusible(self) -> bool:
+        return False
+
+
+class DoraLoha(Decomposed, Loha):
+    title = "LoHa with DoRA"
+
+
+class DoraLokr(Decomposed, Lokr):
+    title = "LoKr with DoRA"
 
 
 def lengths(weight: Tensor, side: int) -> Tensor:

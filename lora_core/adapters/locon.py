@@ -17,7 +17,7 @@ class Locon(Lora):
     def accepts(cls, layer: nn.Module) -> bool:
         return isinstance(layer, nn.Linear | nn.Conv2d)
 
-    def _hidden(self, x: Tensor) -> Tensor:
+    def _hidden(self, x: Tensor, down: Tensor) -> Tensor:
         if not has_kernel(self.layer):
-            return super()._hidden(x)
-        return self.convolved(x, self.down.to(x.dtype).view(self.rank, *self.layer.weight.shape[1:]))
+            return super()._hidden(x, down)
+        return self.convolved(x, down.to(x.dtype).view(len(down), *self.layer.weight.shape[1:]))

@@ -51,9 +51,12 @@ class Loha(Adapter):
         return adapter
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._layer_forward(x)
         if not self.effective() or self.skipped(self.dropout.module):
-            return y
+            return self._layer_forward(x)
+        return self.composed(x)
+
+    def composed(self, x: Tensor) -> Tensor:
+        y = self._layer_forward(x)
         change = self._weight().view(self.layer.weight.shape).to(y.dtype)
         x = x.to(y.dtype)
         added = self.convolved(x, change) if self.is_conv else F.linear(x, change)
@@ -69,7 +72,7 @@ class Loha(Adapter):
         return list(self.stored().values())
 
     def weight_norm(self) -> Tensor:
-        return ((self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)).norm() * (self.alpha / self.rank)
+        return ((self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)).norm() * self.strength
 
     def _weight(self) -> Tensor:
         return hadamard(self.w1_a, self.w1_b, self.w2_a, self.w2_b, self.scale)

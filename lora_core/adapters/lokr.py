@@ -73,7 +73,7 @@ class Lokr(Adapter):
         rank, alpha = settings.rank_and_alpha(kernel=has_kernel(layer))
         adapter = cls(name, layer, part, rank, alpha, Sides.of(layer, settings, rank), Dropout.of(settings))
         for kind, parameter in adapter.stored().items():
-            if kind not in (W2, W2_B):
+            if kind in (W1, W1_A, W1_B, W2_A):
                 kaiming(parameter, generator)
         return adapter
 
@@ -94,8 +94,8 @@ class Lokr(Adapter):
         return adapter
 
     @property
-    def scale(self) -> float:
-        return self.multiplier if self.sides.full1 and self.sides.full2 else super().scale
+    def strength(self) -> float:
+        return 1.0 if self.sides.full1 and self.sides.full2 else super().strength
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         if self.sides.full1 and self.sides.full2:
@@ -103,9 +103,12 @@ class Lokr(Adapter):
         super().load(tensors)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._layer_forward(x)
         if not self.effective() or self.skipped(self.dropout.module):
-            return y
+            return self._layer_forward(x)
+        return self.composed(x)
+
+    def composed(self, x: Tensor) -> Tensor:
+        y = self._layer_forward(x)
         added = self._of_image(x.to(y.dtype)) if self.is_conv else self._of_rows(x.to(y.dtype))
         return y + self.with_kept_outputs(added)
 
@@ -114,17 +117,16 @@ class Lokr(Adapter):
         return torch.kron(w1.view(*w1.shape, *[1] * (w2.ndim - 2)), w2)
 
     def stored(self) -> dict[str, nn.Parameter]:
-        return dict(self._parameters)
+        return {kind: p for kind, p in self._parameters.items() if p is not None and kind.startswith("lokr_")}
 
     def factors(self) -> list[nn.Parameter]:
-        return list(self.parameters())
+        return list(self.stored().values())
 
     def weight_norm(self) -> Tensor:
         """|w1 (x) w2| = |w1| |w2|."""
         of1 = self.lokr_w1.norm() if self.sides.full1 else product_norm(self.lokr_w1_a, self.lokr_w1_b)
         of2 = self.lokr_w2.norm() if self.sides.full2 else product_norm(self.lokr_w2_a, self.lokr_w2_b)
-        full = self.sides.full1 and self.sides.full2
-        return of1 * of2 * (1.0 if full else self.alpha / self.rank)
+        return of1 * of2 * self.strength
 
     def _w1(self) -> Tensor:
         """(A, B) with the scale."""

@@ -62,7 +62,7 @@ class Lora(Adapter):
         if not self.effective() or self.skipped(self.dropout.module):
             return self._layer_forward(x)
         if not self.fusible() or torch.is_autocast_enabled(x.device.type) or x.dtype != self.layer.weight.dtype:
-            return self._composed(x)
+            return self.composed(x)
         return self.together(self, x) if self.together else low_rank_linears(x, [self.low_rank()])[0]
 
     def fusible(self) -> bool:
@@ -71,10 +71,18 @@ class Lora(Adapter):
         return type(self.layer) is nn.Linear and self.attached and not self._patched_before and not drops
 
     def low_rank(self) -> LowRank:
-        return LowRank(self.layer.weight, self.layer.bias, self.down, self.up, self.scale)
+        return LowRank(self.layer.weight, self.layer.bias, *self.matrices(), self.scale)
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """Down (R', inputs) and up (outputs, R') of the update as it is computed and saved."""
+        return self.down, self.up
 
     def delta_weight(self) -> Tensor:
-        return product(self.up, self.down, self.scale).detach().view(self.layer.weight.shape)
+        down, up = self.matrices()
+        return product(up, down, self.scale).detach().view(self.layer.weight.shape)
+
+    def up_parameters(self) -> list[nn.Parameter]:
+        return [self.up]
 
     def stored(self) -> dict[str, nn.Parameter]:
         return {DOWN: self.down, UP: self.up}
@@ -87,17 +95,18 @@ class Lora(Adapter):
         return [self.down, self.up]
 
     def weight_norm(self) -> Tensor:
-        return product_norm(self.up, self.down) * (self.alpha / self.rank)
+        return product_norm(self.up, self.down) * self.strength
 
-    def _composed(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """The same by plain operations: for dropout, convolutions, autocast and layers that are not plain linear."""
         y = self._layer_forward(x)
         x = x.to(y.dtype)
-        hidden, boost = self._dropped(self._hidden(x))
-        return torch.add(y, self._times(hidden, self.up).to(y.dtype), alpha=self.scale * boost)
+        down, up = self.matrices()
+        hidden, boost = self._dropped(self._hidden(x, down))
+        return torch.add(y, self._times(hidden, up).to(y.dtype), alpha=self.scale * boost)
 
-    def _hidden(self, x: Tensor) -> Tensor:
-        return self._times(x, self.down)
+    def _hidden(self, x: Tensor, down: Tensor) -> Tensor:
+        return self._times(x, down)
 
     def _times(self, x: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(x.dtype)

@@ -8,19 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from lora_core.adapters.base import Adapter, Dropout, Part
-from lora_core.adapters.dora import MAGNITUDE, Dora
+from lora_core.adapters.dora import MAGNITUDE, Dora, DoraLoha, DoraLokr
 from lora_core.adapters.keys import by_layer, check_same_layers, key
 from lora_core.adapters.locon import Locon
 from lora_core.adapters.loha import Loha
 from lora_core.adapters.lokr import Lokr
 from lora_core.adapters.lora import Lora, SharedInput
+from lora_core.adapters.oft import BLOCKS, Oft
+from lora_core.adapters.pissa import PissaLocon, PissaLora
 from lora_core.errors import UserError
+from lora_core.selection import Choice
 from lora_core.settings import NetworkSettings
 
 if TYPE_CHECKING:
     from lora_core.families.base import Target
 
-ALGORITHMS: dict[str, type[Adapter]] = {"lora": Lora, "locon": Locon, "loha": Loha, "lokr": Lokr, "dora": Dora}
+ALGORITHMS: dict[str, type[Adapter]] = {
+    "lora": Lora,
+    "locon": Locon,
+    "loha": Loha,
+    "lokr": Lokr,
+    "dora": Dora,
+    "oft": Oft,
+}
+DECOMPOSED: dict[str, type[Adapter]] = {"loha": DoraLoha, "lokr": DoraLokr}
+PRINCIPAL: dict[str, type[Adapter]] = {"lora": PissaLora, "locon": PissaLocon}
 
 SHARED_INPUTS = (
     ("attn1_to_q", "attn1_to_k", "attn1_to_v"),
@@ -39,37 +51,57 @@ class AdapterNetwork(nn.Module):
         self._groups = share_inputs(self.adapters)
 
     @classmethod
-    def create(cls, targets: Sequence["Target"], settings: NetworkSettings, seed: int) -> "AdapterNetwork":
-        """New adapters that change nothing yet. Each starts from a seed of its own, made of ``seed`` and its name."""
-        assert targets, "no layer to put an adapter on"
-        algorithm = ALGORITHMS[settings.algo]
-        return cls(algorithm.create(t.name, t.module, t.part, settings, _generator(seed, t.name)) for t in targets)
+    def create(
+        cls,
+        targets: Sequence["Target"],
+        settings: NetworkSettings,
+        seed: int,
+        choices: Mapping[str, Choice] | None = None,
+    ) -> "AdapterNetwork":
+        """New adapters that change nothing yet. Each starts from a seed of its own, made of ``seed`` and its name.
+
+        ``choices`` are the targets to take, by name, each with its own sizes and rate; None: all, all alike.
+        """
+        everything = {target.name: Choice(settings) for target in targets}
+        choices = everything if choices is None else choices
+        found = [_created(t, choices[t.name], _generator(seed, t.name)) for t in targets if t.name in choices]
+        assert found, "no layer to put an adapter on"
+        return cls(found)
 
     @classmethod
     def continued(
-        cls, targets: Sequence["Target"], settings: NetworkSettings, seed: int, state: Mapping[str, Tensor]
+        cls,
+        targets: Sequence["Target"],
+        settings: NetworkSettings,
+        seed: int,
+        state: Mapping[str, Tensor],
+        choices: Mapping[str, Choice] | None = None,
     ) -> "AdapterNetwork":
         """As ``create``, but layers that a file has go on from its numbers, with its ranks if so set.
 
         Raises UserError for a file of another algorithm or with layers that are not trained, and, unless its ranks are
         taken, for another rank or alpha.
         """
-        layers, names = by_layer(state), {target.name for target in targets}
+        layers, names = by_layer(state), {t.name for t in targets if choices is None or t.name in choices}
         if not layers:
             raise UserError("adapter.empty")
         if extra := sorted(layers.keys() - names):
             raise UserError("adapter.not_trained_layer", layer=extra[0], count=len(extra))
-        network = cls.create(targets, settings, seed)
-        algorithm = ALGORITHMS[settings.algo]
+        network = cls.create(targets, settings, seed, choices)
+        algorithm = algorithm_for(settings)
         if not settings.dim_from_weights:
             for name, tensors in layers.items():
                 network.adapters[name].load(tensors)
             return network
         dropout = Dropout.of(settings)
-        return cls(
-            algorithm.from_tensors(a.name, a.layer, a.part, layers[a.name], dropout) if a.name in layers else a
-            for a in network
-        )
+        found = []
+        for adapter in network:
+            if tensors := layers.get(adapter.name):
+                read = algorithm.from_tensors(adapter.name, adapter.layer, adapter.part, tensors, dropout)
+                read.take_options_of(adapter)
+                adapter = read
+            found.append(adapter)
+        return cls(found)
 
     @classmethod
     def from_kohya(cls, targets: Sequence["Target"], state: Mapping[str, Tensor]) -> "AdapterNetwork":
@@ -170,14 +202,30 @@ class AdapterNetwork(nn.Module):
         return (norms_M > limit).sum(), norms_M.clamp(max=limit).mean()
 
 
+def algorithm_for(settings: NetworkSettings) -> type[Adapter]:
+    """The class of new adapters."""
+    if getattr(settings, "weight_decompose", False):
+        return DECOMPOSED[settings.algo]
+    if getattr(settings, "init", "") == "pissa":
+        return PRINCIPAL[settings.algo]
+    return ALGORITHMS[settings.algo]
+
+
 def algorithm_of(tensors: Mapping[str, Tensor]) -> type[Adapter]:
     """The algorithm that wrote a layer's tensors; LoCon's way of LoRA, which takes every layer, where no other did."""
-    if MAGNITUDE in tensors:
-        return Dora
-    for beginning, algorithm in (("hada_", Loha), ("lokr_", Lokr)):
+    if BLOCKS in tensors:
+        return Oft
+    for beginning, name in (("hada_", "loha"), ("lokr_", "lokr")):
         if any(kind.startswith(beginning) for kind in tensors):
-            return algorithm
-    return Locon
+            return DECOMPOSED[name] if MAGNITUDE in tensors else ALGORITHMS[name]
+    return Dora if MAGNITUDE in tensors else Locon
+
+
+def _created(target: "Target", choice: Choice, generator: torch.Generator) -> Adapter:
+    algorithm = algorithm_for(choice.settings)
+    adapter = algorithm.create(target.name, target.module, target.part, choice.settings, generator)
+    adapter.rate = choice.rate
+    return adapter
 
 
 def share_inputs(adapters: Mapping[str, Adapter]) -> list[SharedInput]:

@@ -1,6 +1,6 @@
 """What the loop asks for: batch n of epoch e, always the same for the same seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,7 +70,9 @@ class TrainingData:
         *,
         accumulation: int = 1,
         total_steps: int = 0,
+        pixel_rows: Callable[[int], slice] = slice,
     ):
+        """``pixel_rows`` tells of a batch's length which rows' pixels to load, when others are somebody else's."""
         assert latents is None or not any(s.subset.options.random_crop for s in samples), "a cached latent has one crop"
         self.samples = samples
         self.batch_size = batch_size
@@ -78,6 +80,7 @@ class TrainingData:
         self.total_steps = total_steps
         self.latents = latents
         self.masks = masks
+        self.pixel_rows = pixel_rows
         self.batches_per_epoch = batches_per_epoch(samples, batch_size)
         # The order of the epoch at hand, so that it is not shuffled again for each batch.
         self._order = lru_cache(maxsize=2)(lambda seed, epoch: epoch_batches(samples, batch_size, seed, epoch))
@@ -137,7 +140,8 @@ class TrainingData:
 
     def _pictures(self, showings: Sequence[_Showing]) -> dict[str, Tensor]:
         if self.latents is None:
-            return {"pixels_BCHW": torch.stack([_load(showing) for showing in showings])}
+            own = showings[self.pixel_rows(len(showings))]
+            return {"pixels_BCHW": torch.stack([_load(showing) for showing in own])}
         latents = [
             self.latents.get(Entry(showing.sample.image.path, showing.sample.placement, showing.flipped))
             for showing in showings

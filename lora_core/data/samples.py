@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_core.data.buckets import Buckets, Placement
 from lora_core.data.captions import lines_of, read_caption
@@ -45,8 +45,15 @@ def build_samples(scan: Scan, settings: RunSettings, *, read_captions: bool = Tr
         placement = Buckets.of(item.subset.options).choose(*image_size(item.image.path))
         weight = item.subset.loss_weight * (settings.loss.prior_loss_weight if item.subset.is_reg else 1.0)
         caption = caption_text(item.image, item.subset) if read_captions else ""
-        samples += [Sample(item.image, item.subset, placement, weight, caption)] * item.repeats
+        subset = _of_all_processes(item.subset, settings.launch.processes)
+        samples += [Sample(item.image, subset, placement, weight, caption)] * item.repeats
     return samples
+
+
+def _of_all_processes(subset: Subset, processes: int) -> Subset:
+    """A dataset's own batch size is that of one process, like the run's."""
+    own = subset.batch_size
+    return subset if own is None or processes == 1 else replace(subset, batch_size=own * processes)
 
 
 def uses_reg(settings: RunSettings) -> bool:

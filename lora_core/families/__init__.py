@@ -33,5 +33,6 @@ FAMILIES: Mapping[str, "ModelFamily"] = _Families(
         "sd1": ("lora_core.families.sd", "StableDiffusion1"),
         "sd2": ("lora_core.families.sd2", "StableDiffusion2"),
         "sdxl": ("lora_core.families.sdxl", "StableDiffusionXl"),
+        "flux": ("lora_core.families.flux", "Flux1"),
     }
 )

@@ -1,6 +1,6 @@
 """What the trainer and the sampler ask of a model family."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,6 +86,15 @@ class ModelFamily(Protocol):
 
     def tokens_cut(self, components: Components, prompt: str, *, max_token_length: int) -> int:
         """How many tokens of a caption do not fit and are left out; 0 when all fit."""
+        ...
+
+    def keep_frozen_texts(
+        self, components: Components, prompts: Iterable[str], model: AnyModel
+    ) -> Iterator[tuple[int, int]]:
+        """While others are trained: read the prompts with the text encoders that never are, and free those.
+
+        Yields (done, total). ``encode_prompts`` then needs them for other prompts only.
+        """
         ...
 
     def encode_images(self, components: Components, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:

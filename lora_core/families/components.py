@@ -15,7 +15,7 @@ from lora_core.io.hashes import legacy_model_hash, model_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
 NO_FILE = "NOFILE"
 """What sd-scripts writes for the hash of a model that is a folder."""
 DENOISER = "unet"
@@ -78,6 +78,7 @@ class Components:
         self._loaders = dict(loaders)
         self._parts: dict[str, nn.Module] = {}
         self._parked: set[str] = set()
+        self._kept: set[str] = set()
         self.device, self.dtype, self.source = device, dtype, source
         self.tokenizers = dict(tokenizers)
         self.prediction_type = prediction_type
@@ -117,8 +118,14 @@ class Components:
             self._parts[name].to("cpu")
             self._parked.add(name)
 
+    def keep(self, name: str) -> None:
+        """A network that was changed must not be read again: where it would be freed it is parked."""
+        self._kept.add(name)
+
     def free(self, name: str) -> None:
         """Give a network's memory back."""
+        if name in self._kept:
+            return self.park(name)
         self._parked.discard(name)
         if self._parts.pop(name, None) is not None and self.device.type == "cuda":
             torch.cuda.empty_cache()

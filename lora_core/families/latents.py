@@ -1,13 +1,22 @@
 """From pictures to latents and back, alike in every family whose VAE is diffusers' AutoencoderKL."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
 from lora_core.families.components import Components
+from lora_core.settings import AnyModel
 
 
 class KlLatents:
-    """The part of a family that asks the VAE."""
+    """The part of a family that asks the VAE, and what most families need not do."""
+
+    def keep_frozen_texts(
+        self, components: Components, prompts: Iterable[str], model: AnyModel
+    ) -> Iterator[tuple[int, int]]:
+        """Nothing: all text encoders of most families can be trained."""
+        yield from ()
 
     @torch.no_grad()
     def encode_images(self, components: Components, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Where the source model is, and whether it is one that can be trained. Torch-free: the form asks this too."""
 
 import re
+from collections.abc import Iterable
 from os.path import exists, isdir
 from pathlib import Path
 
@@ -9,14 +10,13 @@ from lora_core.families import FAMILIES
 from lora_core.io.folders import PARTS, has_weights, read_json
 from lora_core.io.headers import FileKind, identify
 from lora_core.io.kinds import FAMILY_NAMES
-from lora_core.settings import AnyModel, ModelSettings
+from lora_core.settings import AnyModel, FluxModel, ModelSettings
 from lora_core.settings.base import clean_path
 
 BUILT_IN = "built-in"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _CONFIGS = ["model_index.json", "*/*.json", "tokenizer/*", "tokenizer_2/*"]
-_WEIGHTS = [f"{part}/*.safetensors" for part in PARTS]
 _SD_FAMILIES = frozenset({"sd1", "sd2", "sdxl"})
 """Their VAEs have one shape, so that one can't be told from another by its weights."""
 
@@ -50,6 +50,10 @@ def require_base(model: AnyModel) -> FileKind | None:
     The keys of what is wrong with the VAE begin with "vae.", so that it is shown at its own field.
     Returns None for a Hugging Face name that may be downloaded: nothing is known of it yet.
     """
+    if isinstance(model, FluxModel):
+        from lora_core.families import flux_source  # asks this module for the path
+
+        return flux_source.require(model)
     hub = model.allow_download and is_hub_name(model.base.strip())
     kind = None if hub else check_base(identify(base_path(model)), model.family, separate_vae=model.vae is not None)
     if model.vae is not None:
@@ -99,21 +103,22 @@ def require_vae(path: Path, family: str = "sd1") -> FileKind:
     return kind
 
 
-def download(name: str) -> Path:
-    """Folder of a Hugging Face model, fetched into the user's cache. Only called when the user allowed it.
+def download(name: str, parts: Iterable[str] | None = None) -> Path:
+    """Folder of a Hugging Face model with its parts (None: those its index names), in the user's cache.
 
-    Half-precision copies are fetched only where a model has nothing else.
+    Only called when the user allowed it. Half-precision copies are fetched only where a model has nothing else.
     """
     from huggingface_hub import snapshot_download
 
-    folder = Path()
+    folder, parts = Path(), None if parts is None else list(parts)
+    wanted = _CONFIGS + [f"{part}/*.safetensors" for part in parts or PARTS]
     for ignored in (["*.fp16.*", "*non_ema*", "*ema_only*"], ["*non_ema*"]):
         try:
-            folder = Path(snapshot_download(name, allow_patterns=_CONFIGS + _WEIGHTS, ignore_patterns=ignored))
+            folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=ignored))
         except (OSError, ValueError) as error:  # no network, no such model, not a name: all are these
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError("model.download_failed", name=name, reason=reason) from error
-        if all((folder / part).is_dir() and has_weights(folder, part) for part in _parts_named(folder)):
+        if all((folder / part).is_dir() and has_weights(folder, part) for part in parts or _parts_named(folder)):
             return folder
     raise UserError("folder.no_model", path=name)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lora_core.families.base import NO_FILE, Components, Conditioning, Drawing, ModelFamily
 from lora_core.generate.picture import Picture, sample_file_name, save_png
-from lora_core.generate.prompts import SAMPLER_NAMES, SamplePrompt, floor_to
-from lora_core.generate.samplers import OnStep, guided, make_scheduler, sample
+from lora_core.generate.prompts import SamplePrompt, floor_to
+from lora_core.generate.samplers import OnStep, guided, make_scheduler, sample, sampler_title
 from lora_core.settings import AnyModel, SampleSettings
 
 __all__ = ["Picture", "draw", "sample_file_name", "save_png"]
@@ -60,10 +60,14 @@ def draw(
     noise = torch.randn(shape, generator=generator).to(components.device)
     with evaluating(components):
         predict = _predictor(family, components, request, model, encode)
-        scheduler = make_scheduler(request.sampler, family.noise_process(components))
+        process = family.noise_process(components)
+        scheduler = make_scheduler(request.sampler, process, noise[0, 0].numel() // 4)
         latents = sample(predict, scheduler, noise, request.steps, generator, on_step)
         image = to_image(family.decode(components, latents)[0])
-    return Picture(image, request.text, request.seed, request.negative, _details(request, components, model))
+    details = _details(request, components, model, sampler_title(request.sampler, process))
+    if facts.distilled:
+        details |= {"CFG scale": 1.0, "Distilled CFG Scale": float(request.guidance)}
+    return Picture(image, request.text, request.seed, request.negative, details)
 
 
 @contextmanager
@@ -103,7 +107,8 @@ def prompts_asked(
     family: ModelFamily, components: Components, prompt: SamplePrompt, model: AnyModel, encode: Encode
 ) -> None:
     """Asks ``encode`` for what ``draw`` will ask it for, with guidance or without."""
-    for prompts in ([prompt.text], [prompt.negative, prompt.text]):
+    distilled = family.drawing(components).distilled
+    for prompts in ([prompt.text],) if distilled else ([prompt.text], [prompt.negative, prompt.text]):
         _encoded(family, components, prompts, model, encode)
 
 
@@ -146,11 +151,11 @@ def tokens_needed(family: ModelFamily, components: Components, prompt: str) -> i
     return CHUNK * sum(max(1, -(-count // CHUNK)) for count in tokens)
 
 
-def _details(request: _Request, components: Components, model: AnyModel) -> dict[str, str | int | float]:
+def _details(request: _Request, components: Components, model: AnyModel, sampler: str) -> dict[str, str | int | float]:
     source = components.source
     details: dict[str, str | int | float] = {
         "Steps": request.steps,
-        "Sampler": SAMPLER_NAMES[request.sampler],
+        "Sampler": sampler,
         "CFG scale": float(request.guidance),
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",

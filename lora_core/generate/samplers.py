@@ -13,7 +13,10 @@ from diffusers import (
 )
 from torch import Tensor
 
-from lora_core.noise import Ddpm
+from lora_core.flow import FlowMatching
+from lora_core.generate.flow_euler import FlowEuler
+from lora_core.generate.prompts import SAMPLER_NAMES
+from lora_core.noise import NoiseProcess
 
 OnStep = Callable[[int, int], bool | None]
 """(steps done, steps in all) -> False to stop drawing."""
@@ -42,8 +45,13 @@ class Stopped(Exception):
     """The person asked to stop while a picture was being drawn."""
 
 
-def make_scheduler(name: str, noise: Ddpm) -> Any:
-    """diffusers' scheduler of that name for the noise a model was trained with."""
+def make_scheduler(name: str, noise: NoiseProcess, tokens: int = 0) -> Any:
+    """diffusers' scheduler of that name for the noise a model was trained with; flow models have one of their own.
+
+    ``tokens``: how many places the denoiser attends to, where that counts.
+    """
+    if isinstance(noise, FlowMatching):
+        return FlowEuler(noise, tokens)
     scheduler, options = SAMPLERS[name]
     if noise.zero_terminal_snr:
         options = options | _FROM_PURE_NOISE
@@ -53,13 +61,15 @@ def make_scheduler(name: str, noise: Ddpm) -> Any:
         beta_end=noise.beta_end,
         beta_schedule=noise.schedule,
         prediction_type=noise.prediction_type,
-        **options | _to_pure_noise(noise),
+        **options,
     )
 
 
-def _to_pure_noise(noise: Ddpm) -> dict[str, Any]:
-    """Where nothing of the signal is left at the last step, drawing begins there (Lin et al. 2023, section 3.3)."""
-    return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if noise.zero_terminal_snr else {}
+def sampler_title(name: str, noise: NoiseProcess) -> str:
+    """What a picture says of how it was drawn: where a flow model can't use the sampler asked for, both."""
+    if not isinstance(noise, FlowMatching):
+        return SAMPLER_NAMES[name]
+    return "Euler (flow)" if name == "euler" else f"Euler (flow) in place of {SAMPLER_NAMES[name]}"
 
 
 def guided(negative: Tensor, positive: Tensor, scale: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from lora_core.settings import AnyModel
+from lora_core.settings import AnyModel, NoiseSettings
 
 STABILITY = "https://github.com/Stability-AI/generative-models"
 BLACK_FOREST = "https://github.com/black-forest-labs/flux"
@@ -41,4 +41,22 @@ def told_of_the_model(model: AnyModel) -> dict[str, Any]:
         "ss_v2": model.family == "sd2",
         "ss_clip_skip": getattr(model, "clip_skip", None),
         **{key: value for key, value in clip.items() if value is not None},
+    }
+
+
+def told_of_flow(model: AnyModel, noise: NoiseSettings) -> dict[str, Any]:
+    """The ss_* entries that sd-scripts has for FLUX.1 alone; nothing for another family."""
+    if model.family != "flux":
+        return {}
+    return {
+        "ss_model_type": "flux",
+        "ss_apply_t5_attn_mask": model.apply_t5_attn_mask,
+        "ss_guidance_scale": model.guidance,
+        "ss_timestep_sampling": noise.timestep_sampling,
+        "ss_sigmoid_scale": noise.sigmoid_scale,
+        "ss_discrete_flow_shift": noise.discrete_flow_shift,
+        "ss_logit_mean": noise.logit_mean,
+        "ss_logit_std": noise.logit_std,
+        "ss_model_prediction_type": "raw",
+        "ss_weighting_scheme": "none",
     }

@@ -21,6 +21,8 @@ PARTS = {
     "text_encoder_2": "model",
 }
 """Folders of a Stable Diffusion model and the stem of their weight files. Only SDXL has a second text encoder."""
+_OTHER_STEMS = {"transformer": "diffusion_pytorch_model"}
+"""Folders of other families."""
 _OLD_STEMS = {"text_encoder": "pytorch_model", "text_encoder_2": "pytorch_model"}
 
 
@@ -80,7 +82,7 @@ def has_weights(folder: Path, part: str) -> bool:
 
 
 def _find_weights(folder: Path, part: str) -> list[Path]:
-    stem = PARTS[part]
+    stem = (PARTS | _OTHER_STEMS)[part]
     return weight_files(folder / part, stem) or weight_files(folder / part, _OLD_STEMS.get(part, stem))
 
 

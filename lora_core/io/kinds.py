@@ -64,7 +64,15 @@ _DENOISER_FIRSTS = (
     "transformer_blocks.0.attn.add_k_proj.weight",
 )
 _VAE_PREFIXES = ("first_stage_model.", "vae.", "")
-_TEXT_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.", "text_model.", "embeddings.")
+_TEXT_PREFIXES = (
+    "cond_stage_model.",
+    "conditioner.embedders.",
+    "text_encoders.",
+    "text_model.",
+    "embeddings.",
+    "encoder.block.",
+)
+"""The last is T5's."""
 
 
 def _is_lora(tensors: Tensors) -> bool:
@@ -88,7 +96,12 @@ def _has_denoiser(tensors: Tensors) -> bool:
         "joint_blocks.0.x_block.attn.qkv.weight",
     )
     ldm = any(prefix + first in tensors for prefix in _UNET_PREFIXES for first in firsts)
-    return ldm or "down_blocks.0.resnets.0.time_emb_proj.weight" in tensors or "conv_in.weight" in tensors
+    diffusers = (
+        "down_blocks.0.resnets.0.time_emb_proj.weight",
+        "conv_in.weight",
+        "transformer_blocks.0.attn.add_k_proj.weight",
+    )
+    return ldm or any(first in tensors for first in diffusers)
 
 
 def _has_vae(tensors: Tensors) -> bool:

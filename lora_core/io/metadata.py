@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_core.errors import UserError
-from lora_core.io.base_models import BaseModel, base_model, told_of_the_model
+from lora_core.io.base_models import BaseModel, base_model, told_of_flow, told_of_the_model
 from lora_core.io.headers import read_header
 from lora_core.settings import (
     LokrSettings,
@@ -96,8 +96,9 @@ def settings_from_lora(path: Path) -> dict[str, Any]:
 
 
 def shareable(settings: RunSettings) -> dict[str, Any]:
-    """The settings as JSON values without this machine's paths."""
+    """The settings as JSON values without this machine's paths and addresses."""
     tree = _without_paths(settings.model_dump())
+    tree["launch"]["main_address"] = ""
     if _is_path(settings.model.base):
         tree["model"]["base"] = ""
     return tree
@@ -122,9 +123,12 @@ def _network(network: NetworkSettings, module: str) -> dict[str, Any]:
     """As sd-scripts writes it for its own networks and for those of LyCORIS. alpha is the one in the file."""
     dropout = getattr(network, "network_dropout", 0.0)
     rank, alpha = network.rank_and_alpha(kernel=False)
+    if getattr(network, "init", "") == "pissa":  # the file holds what was learned less the start
+        rank, alpha = 2 * rank, 2 * alpha
     args = _lycoris_args(network) if network.algo in _LYCORIS else {}
     if network.convolutions:
         args["conv_dim"], args["conv_alpha"] = network.rank_and_alpha(kernel=True)
+    args |= {name: getattr(network, option, None) for name, option in _LORA_PLUS.items()}
     args |= {"dropout": dropout, "rank_dropout": network.rank_dropout, "module_dropout": network.module_dropout}
     return {
         "ss_network_module": "lycoris.kohya" if network.algo in _LYCORIS else module,
@@ -136,7 +140,13 @@ def _network(network: NetworkSettings, module: str) -> dict[str, Any]:
     }
 
 
-_LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}
+_LORA_PLUS = {
+    "loraplus_lr_ratio": "loraplus_ratio",
+    "loraplus_unet_lr_ratio": "loraplus_unet_ratio",
+    "loraplus_text_encoder_lr_ratio": "loraplus_text_encoder_ratio",
+}
+"""Names in sd-scripts' network_args -> ours."""
+_LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "locon", "oft": "diag-oft"}
 """What LyCORIS calls the algorithms that sd-scripts' own networks do not have."""
 
 
@@ -144,9 +154,10 @@ def _lycoris_args(network: NetworkSettings) -> dict[str, Any]:
     args: dict[str, Any] = {
         "algo": _LYCORIS[network.algo],
         "preset": "full" if network.convolutions else "attn-mlp",
-        "dora_wd": network.algo == "dora",
+        "dora_wd": (decomposed := network.algo == "dora" or getattr(network, "weight_decompose", False)),
+        "constraint": getattr(network, "constraint", None),
     }
-    if network.algo == "dora":
+    if decomposed:
         args["wd_on_output"] = "False"  # LyCORIS' default is the other side
     if isinstance(network, LokrSettings):
         args |= {
@@ -219,6 +230,7 @@ def _model(settings: RunSettings, source: "ModelSource", base: BaseModel) -> dic
     return {
         "ss_base_model_version": base.version,
         **told_of_the_model(settings.model),
+        **told_of_flow(settings.model, settings.noise),
         "ss_sd_model_name": source.name,
         "ss_sd_model_hash": source.legacy_hash,
         "ss_new_sd_model_hash": source.sha256,
@@ -236,7 +248,7 @@ def _data(settings: RunSettings) -> dict[str, Any]:
         "ss_caption_tag_dropout_rate": data.caption_tag_dropout_rate,
         "ss_face_crop_aug_range": None,
         "ss_batch_size_per_device": batch,
-        "ss_total_batch_size": batch,
+        "ss_total_batch_size": settings.images_per_batch * settings.train.gradient_accumulation_steps,
         "ss_resolution": sides(data.resolution),
         "ss_color_aug": False,
         "ss_flip_aug": data.flip_aug,

@@ -138,21 +138,30 @@ def parse(text: str, family: Family) -> BlockWeights:
 
     Raises UserError that says what was wrong.
     """
+    return BlockWeights(family, dict(everything(family).by_block) | stated(text, family))
+
+
+def preset_of(text: str, family: Family) -> dict[str, float] | None:
+    """1 or 0 for every block, if the text is the name of a preset."""
+    preset = PRESETS.get(text.strip().upper())
+    return {block: preset.weight(block, names(family)) for block in names(family)} if preset else None
+
+
+def stated(text: str, family: Family) -> dict[str, float]:
+    """As ``parse``, of those blocks alone that the text gives a number."""
     words = text.strip()
     if not words:
-        return everything(family)
-    if preset := PRESETS.get(words.upper()):
-        return BlockWeights(family, {block: preset.weight(block, names(family)) for block in names(family)})
+        return {}
+    if (chosen := preset_of(words, family)) is not None:
+        return chosen
     if "=" in words:
-        return BlockWeights(family, dict(everything(family).by_block) | _by_name(words, family))
+        return _by_name(words, family)
     numbers = _numbers(re.sub(r"^[^:\[\]]*:", "", words))
     form = forms(family).get(len(numbers))
     if form is None:
         lengths = ", ".join(map(str, forms(family)))
         raise UserError("blocks.length", count=len(numbers), lengths=lengths, family=FAMILY_NAMES[family])
-    return BlockWeights(
-        family, dict(everything(family).by_block) | _spread(dict(zip(form, numbers, strict=True)), family)
-    )
+    return _spread(dict(zip(form, numbers, strict=True)), family)
 
 
 def _spread(weights: Mapping[str, float], family: Family) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from lora_core.errors import UserError
-from lora_core.merge.algorithms import plain
+from lora_core.merge.algorithms import oft, plain
 from lora_core.merge.algorithms.dora import MAGNITUDE, decompose
 from lora_core.merge.algorithms.factors import shape_text
 from lora_core.merge.algorithms.table import ALGORITHMS, EVERYWHERE, VECTORS, Algorithm, Ways
@@ -102,12 +102,13 @@ def _unknown(layer: Layer, names) -> UserError:
 def change_of(layer: Layer, base: Array | None = None, shape: Sequence[int] | None = None) -> Change:
     """The change of the canonical layer's weight at strength 1, alpha / rank included.
 
-    ``base`` is the whole canonical weight, which DoRA, GLoRA and IA3 need; ``shape`` is that weight's shape where it
-    is known: the shape of the answer (else that of base, else as the file has it: convolutions of LoHa and LoKr may
+    ``base`` is the whole canonical weight, which DoRA, GLoRA, IA3 and OFT need; ``shape`` is that weight's shape where
+    it is known: the shape of the answer (else that of base, else as the file has it: convolutions of LoHa and LoKr may
     then be (O, inputs x height x width)). A part of a fused layer comes embedded in the whole layer, zero elsewhere.
 
     Raises UserError: a missing half, shapes that do not fit, rank 0, NaN or infinity, base needed ("lora.needs_base"),
-    an algorithm that adds no matrix ("lora.not_linear": OFT), an unknown one. Of vectors only it is a zero change.
+    a way of turning that is not read ("lora.not_linear": BOFT, older OFT), an unknown one. Of vectors only it is a
+    zero change.
     """
     check_layer(layer)
     _check_numbers(layer)
@@ -140,10 +141,10 @@ def _part_rows(layer: Layer, rows: int) -> int:
 
 def _part_change(layer: Layer, row: Algorithm, base: Array | None) -> Change:
     """The change of the rows that the file's layer is, in the order the file has them."""
-    if row.change is None:
-        raise UserError("lora.not_linear", layer=layer.where, algorithm=row.title)
     if not needs_base(layer.tensors):
         return row.change(layer, None)
+    if row.change is oft.change:
+        oft.check(layer)
     title = "DoRA" if MAGNITUDE in layer.tensors else row.title
     if base is None:
         raise UserError("lora.needs_base", layer=layer.where, algorithm=title)

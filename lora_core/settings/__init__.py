@@ -2,6 +2,7 @@
 
 from lora_core.settings.base import Settings, sides
 from lora_core.settings.dataset import DatasetSettings
+from lora_core.settings.launch import LaunchSettings
 from lora_core.settings.loss import LossSettings
 from lora_core.settings.model import AnyModel, FluxModel, ModelSettings, Sd1Model, Sd2Model, SdxlModel
 from lora_core.settings.network import (
@@ -11,6 +12,7 @@ from lora_core.settings.network import (
     LokrSettings,
     LoraSettings,
     NetworkSettings,
+    OftSettings,
 )
 from lora_core.settings.noise import NoiseSettings
 from lora_core.settings.optimizer import FINDS_ITS_OWN_RATE, OptimizerSettings, parse_args
@@ -26,6 +28,7 @@ __all__ = [
     "DatasetSettings",
     "DoraSettings",
     "FluxModel",
+    "LaunchSettings",
     "LoconSettings",
     "LohaSettings",
     "LokrSettings",
@@ -34,6 +37,7 @@ __all__ = [
     "ModelSettings",
     "NetworkSettings",
     "NoiseSettings",
+    "OftSettings",
     "OptimizerSettings",
     "RunSettings",
     "SampleSettings",

@@ -1,6 +1,6 @@
 """The model a LoRA is trained on: one variant for each family, with what it has to say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,9 @@ from lora_core.settings.base import Settings, SourceModel, UserPath, setting
 
 class ModelSettings(Settings):
     """What every family has."""
+
+    length_field: ClassVar[str] = "max_token_length"
+    """The field that says how many tokens of a caption are read."""
 
     base: SourceModel = setting("", "Source model", "pretrained_model_name_or_path", max_length=4096)
     """The model to train on: a .safetensors or .ckpt file, a diffusers folder, or "built-in" for the small model that comes with Kumakobo."""
@@ -43,6 +46,7 @@ class SdxlModel(_ReadsClip):
 
 
 class FluxModel(ModelSettings):
+    length_field: ClassVar[str] = "t5_max_token_length"
     family: Literal["flux"] = "flux"
     clip_l: UserPath = setting(None, "CLIP-L", "clip_l")
     """The file clip_l.safetensors, or a folder with it. Empty when the source model is a diffusers folder that holds it."""
@@ -52,6 +56,8 @@ class FluxModel(ModelSettings):
     """Captions longer than this are cut. 512 for FLUX.1 dev, 256 for schnell; less is faster."""
     guidance: float = setting(1.0, "Guidance while training", "guidance_scale", ge=0, le=100)
     """The guidance that FLUX.1 dev is told while it trains. 1 is right for a LoRA; the CFG scale of the samples is set there."""
+    apply_t5_attn_mask: bool = setting(False, "Leave out T5's padding", "apply_t5_attn_mask")
+    """Lets the model look at the words of a caption only, not at the padding behind them. FLUX.1 was trained with the padding, and other programs draw with it: leave this off unless you know why."""
 
 
 AnyModel = Annotated[

@@ -32,3 +32,15 @@ class NoiseSettings(Settings):
     """The most noise that is trained, of 1000. Lower: the composition is left as it is and only detail is learned."""
     zero_terminal_snr: Literal["auto", "on", "off"] = setting("auto", "Zero terminal SNR")
     """Whether the noisiest step is nothing but noise, so that very dark and very bright pictures are possible; for v-prediction models made that way, such as NoobAI v-pred. Auto reads it from the file."""
+    timestep_sampling: Literal["flux_shift", "shift", "sigmoid", "uniform", "logit_normal"] = setting(
+        "flux_shift", "Timestep sampling", "timestep_sampling"
+    )
+    """FLUX.1: how much noise is added how often. FLUX shift adds more to larger pictures, as the model was trained; shift does so by a fixed number; sigmoid prefers the middle; uniform draws all alike."""
+    sigmoid_scale: float = setting(1.0, "Sigmoid scale", "sigmoid_scale", gt=0, le=10)
+    """FLUX.1: how widely FLUX shift, shift and sigmoid spread. Above 1 there are more very clean and very noisy steps."""
+    discrete_flow_shift: float = setting(3.1582, "Flow shift", "discrete_flow_shift", gt=0, le=100)
+    """FLUX.1: the number of the timestep sampling "shift". 3.1582 suits 1024 pixels; 1 does not shift, more means more noise."""
+    logit_mean: float = setting(0.0, "Logit-normal mean", "logit_mean", ge=-10, le=10)
+    """FLUX.1: where the logit-normal timesteps gather. 0 is the middle, above 0 is noisier."""
+    logit_std: float = setting(1.0, "Logit-normal deviation", "logit_std", gt=0, le=10)
+    """FLUX.1: how widely the logit-normal timesteps spread."""

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from lora_core.settings.base import Settings
 from lora_core.settings.dataset import DatasetSettings
+from lora_core.settings.launch import LaunchSettings
 from lora_core.settings.loss import LossSettings
 from lora_core.settings.model import AnyModel, Sd1Model
 from lora_core.settings.network import LoraSettings, NetworkSettings
@@ -36,6 +37,12 @@ class RunSettings(Settings):
     noise: NoiseSettings = NoiseSettings()
     save: SaveSettings = SaveSettings()
     sample: SampleSettings = SampleSettings()
+    launch: LaunchSettings = LaunchSettings()
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images that all processes together take in one forward pass."""
+        return self.train.train_batch_size * self.launch.processes
 
     @model_validator(mode="before")
     @classmethod

@@ -44,11 +44,11 @@ class Hardware:
 def detect() -> Hardware:
     """Look at this machine. Takes a second or so; nothing is downloaded."""
     system = platform.system()
-    adapters = _windows_adapters(_ask) if system == "Windows" else ""
+    adapters = _windows_adapters(ask) if system == "Windows" else ""
     return Hardware(
         system,
         platform.machine(),
-        nvidia=None if system == "Darwin" else query_nvidia(_ask),
+        nvidia=None if system == "Darwin" else query_nvidia(ask),
         amd=_linux_amd(Path("/")) if system == "Linux" else "radeon" in adapters.lower(),
         intel=_linux_arc(Path("/")) if system == "Linux" else bool(re.search(r"\bArc\b", adapters)),
     )
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _ask(command: Sequence[str]) -> str | None:
+def ask(command: Sequence[str]) -> str | None:
     program = shutil.which(command[0])
     if program is None:
         return None

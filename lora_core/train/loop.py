@@ -34,8 +34,10 @@ from lora_core.noise import obeying
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
 from lora_core.train import saving, summary
+from lora_core.train.base_weights import merge_base_weights
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
+from lora_core.train.distributed import Team, join
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
 from lora_core.train.sampling import draw_samples, sample_is_due
@@ -52,6 +54,7 @@ from lora_core.train.session import (
     train_step,
     trained_text_parts,
 )
+from lora_core.train.shared_cache import filling
 from lora_core.train.state import check_fits, load_state, read_position
 from lora_core.train.steplog import StepLog
 
@@ -62,7 +65,7 @@ def train(settings: RunSettings, commands: Iterable[Command] = ()) -> Iterator[E
     Raises UserError for what the person can put right. Files are only ever written complete.
     """
     session = yield from prepare(settings)
-    control, log = Control(commands), StepLog(session)
+    control, log = Control(session.team.commands(commands)), StepLog(session)
     yield started(session)
     yield from summary.warnings(session)
     if settings.sample.at_start and session.first_step == 0:
@@ -84,6 +87,7 @@ def train(settings: RunSettings, commands: Iterable[Command] = ()) -> Iterator[E
     except Exception:
         yield from saving.rescue(session, step)
         raise
+    control.commands = commands  # the others are done, and hear no more
     yield from finish(session, control, step)
 
 
@@ -93,20 +97,22 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     started_at = time.time()
     position = read_position(settings.save.resume) if settings.save.resume else None
     seed = position.seed if position else settings.train.seed
-    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-    device = choose_device(settings.train)
+    team, device = join(choose_device(settings.train))
+    seed = team.same(random.SystemRandom().randrange(2**32) if seed is None else seed)
     precision = choose_precision(settings.train, device)
-    found = usable(scan(settings.dataset), settings)
+    found = team.once_a_machine(lambda: usable(scan(settings.dataset), settings))
     samples = build_samples(found, settings)
     plan = plan_of_scan(found, settings)
 
     yield StageChanged(stage="loading_model")
     family = find_family(settings)
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
-    hash_in_background(components)
+    if team.leads:
+        hash_in_background(components)
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
-    data = yield from training_data(settings, family, components, samples, plan, masks)
+    data = yield from training_data(settings, family, components, samples, plan, team, masks)
+    merge_base_weights(settings.network.base_weights, family, components)
     feed = Feed(data, seed)
     texts = yield from encoded_texts(settings, family, components, feed, plan)
     yield StageChanged(stage="loading_model")
@@ -117,9 +123,11 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     optimizer = build_optimizer(settings, network, accelerator, plan)
     facts = facts_of(found, samples, settings, masks)
     ema = Ema(network.named_parameters(), settings.train.ema_decay) if settings.train.ema_decay else None
+    team.check_same_data(facts.fingerprint)
     if position is not None and settings.save.resume is not None:
         check_fits(position, settings, facts.fingerprint, settings.save.resume)
         load_state(settings.save.resume, network, optimizer, accelerator.scaler, ema)
+    team.align(list(network.parameters()))
     return Session(
         settings=settings,
         family=family,
@@ -135,6 +143,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         precision=precision,
         seed=seed,
         retention=Retention(settings.save.keep_last_n),
+        team=team,
         first_step=position.step if position else 0,
         texts=texts,
         ema=ema,
@@ -182,6 +191,7 @@ def training_data(
     components: Components,
     samples: list[Sample],
     plan: Plan,
+    team: Team,
     masks: Masks | None = None,
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
@@ -191,16 +201,17 @@ def training_data(
         vae_identity(components),
     )
     if cache is not None:
-        for done, total in cache.filling(samples):
+        for done, total in filling(team, cache, samples):
             yield StageChanged(stage="caching_latents", done=done, total=total)
         components.park("vae")  # its memory is wanted for training; sampling brings it back for a moment
     return TrainingData(
         samples,
-        settings.train.train_batch_size,
+        settings.images_per_batch,
         cache,
         masks,
         accumulation=plan.accumulation,
         total_steps=plan.total_steps,
+        pixel_rows=team.rows,
     )
 
 
@@ -209,9 +220,17 @@ def encoded_texts(
 ) -> Iterator[EventBase]:
     """The captions and sample prompts of the run, encoded, if no text encoder is trained; None if one is.
 
-    Where all captions that will come can be told beforehand, the text encoders make room for the denoiser.
+    Where all captions that will come can be told beforehand, the text encoders make room for the denoiser; those that
+    are never trained do so even while others are.
     """
-    if trained_text_parts(settings, family):
+    trained = trained_text_parts(settings, family)
+    if trained and set(family.text_parts) == set(trained):
+        return None
+    captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
+    if trained:
+        prompts = {prompt.text for prompt in parse(settings.sample.prompts)}.union(captions or ())
+        for done, total in family.keep_frozen_texts(components, prompts, settings.model):
+            yield StageChanged(stage="caching_texts", done=done, total=total)
         return None
     texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
@@ -282,6 +301,8 @@ def at_boundaries(session: Session, log: StepLog, step: int, epoch: int) -> Iter
 
 def finish(session: Session, control: Control, step: int) -> Iterator[EventBase]:
     """Write the last file, unless the person wanted none, and say how the run ended."""
+    if not session.team.leads:
+        return
     path: Path | None = None
     wanted = not control.stopped or (control.save and step > session.first_step)
     while wanted and path is None:

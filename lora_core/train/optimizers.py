@@ -95,7 +95,7 @@ def current_rates(optimizer: Optimizer) -> dict[str, float]:
     0 for a group that takes no gradients any more.
     """
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper passes on only what it knows
-    return {group["name"]: _rate(inner, group) for group in inner.param_groups}
+    return {group["name"]: _rate(inner, group) for group in inner.param_groups if group.get("charted", True)}
 
 
 def _rate(optimizer: Optimizer, group: dict[str, Any]) -> float:

@@ -12,6 +12,7 @@ from lora_core.generate.draw import draw, sample_file_name, save_png
 from lora_core.generate.prompts import parse
 from lora_core.i18n import LANGUAGES
 from lora_core.settings import SampleSettings
+from lora_core.train.distributed import leader_only
 from lora_core.train.files import sample_folder
 from lora_core.train.saving import finished_weights
 
@@ -29,6 +30,7 @@ def sample_is_due(sample: SampleSettings, step: int, epoch: int, *, ends_epoch: 
     return by_step or by_epoch or (last and rhythm)
 
 
+@leader_only
 def draw_samples(session: "Session", *, step: int, epoch: int, now: bool = False) -> Iterator[EventBase]:
     """Draw every prompt and save it. Training goes on afterwards exactly as if this had not happened."""
     settings = session.settings

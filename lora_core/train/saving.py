@@ -1,8 +1,9 @@
 """Writing LoRA files and training states during a run."""
 
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, EventBase, StageChanged, Warned
 from lora_core.i18n import LANGUAGES
 from lora_core.io.metadata import training_metadata
+from lora_core.train.distributed import leader_only
 from lora_core.train.files import average_file, epoch_file, final_file, settings_file, state_folder, step_file
 from lora_core.train.optimizers import averaged_weights
 from lora_core.train.state import Position, flat, save_state
@@ -22,6 +24,7 @@ RETRY_AFTER = 5.0
 """Seconds until the finished LoRA is tried to be written again."""
 
 
+@leader_only
 def save_in_rhythm(session: "Session", step: int, *, epoch_ended: bool) -> Iterator[EventBase]:
     """One of the saves that the settings ask for on the way. One that fails is told, and training goes on."""
     save, total = session.settings.save, session.plan.total_steps
@@ -34,6 +37,7 @@ def save_in_rhythm(session: "Session", step: int, *, epoch_ended: bool) -> Itera
     yield StageChanged(stage="training", done=step, total=total)
 
 
+@leader_only
 def save_step(session: "Session", step: int, *, state: bool = False) -> Iterator[EventBase]:
     """The LoRA after a number of steps; ``state`` writes the training state whatever the settings say.
 
@@ -45,6 +49,7 @@ def save_step(session: "Session", step: int, *, state: bool = False) -> Iterator
     yield StageChanged(stage="training", done=step, total=total)
 
 
+@leader_only
 def save_final(session: "Session", step: int) -> Iterator[EventBase]:
     """The finished LoRA under its plain name, and the settings beside it. Raises UserError when it can't be written."""
     path = final_file(session.settings.save)
@@ -54,14 +59,30 @@ def save_final(session: "Session", step: int) -> Iterator[EventBase]:
     yield CheckpointSaved(path=path, step=step, epoch=session.epoch_of(step), final=True, state=state)
 
 
+@leader_only
 def rescue(session: "Session", step: int) -> Iterator[EventBase]:
     """After an error, keep what was learned up to the last whole step, if that is still possible."""
     if step == session.first_step:
         return
     try:
-        yield from list(save_step(session, step, state=True))
+        # When another process died, this one is about to be ended, too: not in the middle of this.
+        with deaf_to_sigterm() if not session.team.alone else nullcontext():
+            yield from list(save_step(session, step, state=True))
     except Exception as error:
         print(f"could not save after the error: {error}", flush=True)
+
+
+@contextmanager
+def deaf_to_sigterm() -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def not_saved(error: UserError) -> Warned:

@@ -1,7 +1,7 @@
 """Everything a run needs, built from its settings, and the arithmetic of one step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -19,9 +19,12 @@ from lora_core.families.encoded import EncodedTexts
 from lora_core.io.safetensors import read_tensors
 from lora_core.noise import NoiseProcess
 from lora_core.plan import Plan
+from lora_core.selection import select
 from lora_core.settings import RunSettings, TrainSettings
+from lora_core.train.distributed import Team
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
+from lora_core.train.groups import split_groups
 from lora_core.train.loss import training_loss
 from lora_core.train.loss_weights import prediction_of
 from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
@@ -64,6 +67,8 @@ class Session:
     precision: str
     seed: int
     retention: Retention
+    team: Team = field(default_factory=Team)
+    """The processes that train together."""
     first_step: int = 0
     started_at: float = 0.0
     texts: EncodedTexts | None = None
@@ -115,11 +120,12 @@ def build_network(settings: RunSettings, family: ModelFamily, components: Compon
     """The adapters of the settings, attached to the model, in training mode."""
     text_parts, convolutions = trained_text_parts(settings, family), settings.network.convolutions
     targets = family.adapter_targets(components, text_parts=text_parts, convolutions=convolutions)
+    choices = select([target.name for target in targets], settings.network, settings.model.family)
     own_seed, weights = derive(seed, "adapter"), settings.network.network_weights
     if weights is None:
-        network = AdapterNetwork.create(targets, settings.network, own_seed)
+        network = AdapterNetwork.create(targets, settings.network, own_seed, choices)
     else:
-        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights))
+        network = AdapterNetwork.continued(targets, settings.network, own_seed, read_tensors(weights), choices)
     network.to(components.device, ADAPTER_DTYPES[settings.train.adapter_precision])
     network.attach()
     network.train()
@@ -144,7 +150,8 @@ def part_rate(train: TrainSettings, part: str) -> float:
 def build_optimizer(settings: RunSettings, network: AdapterNetwork, accelerator: Accelerator, plan: Plan) -> Any:
     """The optimizer, wrapped for the loss scaler and several processes."""
     warm = warmup_steps(settings.schedule, plan.total_steps)
-    optimizer = create_optimizer(settings.optimizer, parameter_groups(settings, network), warmup_steps=warm)
+    groups = split_groups(parameter_groups(settings, network), network, settings.network)
+    optimizer = create_optimizer(settings.optimizer, groups, warmup_steps=warm)
     return accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 
@@ -184,11 +191,13 @@ def train_step(session: Session, step: int) -> Tensor:
     epoch, batches = microbatches(session.plan, step)
     total = torch.zeros((), device=session.device)
     for index in batches:
-        seed_dropout(session.seed, epoch, index)
+        seed_dropout(session.seed, epoch, index, *session.team.dropout_path())
         batch = session.feed(epoch, index)
         loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
+        loss = loss * session.team.share(len(batch)).weight
         session.accelerator.backward(loss / len(batches))
         total += loss.detach() / len(batches)
+    total = session.team.sum_gradients(session.parameters(), total)
     if session.settings.train.max_grad_norm is not None:
         session.accelerator.clip_grad_norm_(session.parameters(), session.settings.train.max_grad_norm)
     with in_float32(session.parameters(), derive(session.seed, "rounding", step)):
@@ -228,6 +237,7 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     t = draw_timesteps(session.noise, x0, random, settings.noise)
     epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
     noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
+    batch, x0, t, epsilon, noisy = session.team.own(batch, x0, t, epsilon, noisy)  # all draws are made
     frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
 
     def answer(captions: Sequence[str]) -> Tensor:
@@ -252,7 +262,8 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
     """A draw from the VAE's posterior of the batch, scaled; (B, C, H, W) float32 on the device."""
     if batch.pixels_BCHW is not None:
         with torch.no_grad():
-            mean, std = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+            own = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+        mean, std = (session.team.whole(values, len(batch)) for values in own)
     else:
         mean, std = batch.mean_BCHW.to(session.device), batch.std_BCHW.to(session.device)
     draw = torch.randn(mean.shape, generator=random).to(session.device, non_blocking=True)
@@ -273,6 +284,7 @@ def find_family(settings: RunSettings) -> ModelFamily:
 
 def cut_captions(session: Session, captions: Iterable[str]) -> list[tuple[str, int]]:
     """Captions too long for the settings, with the number of tokens that are left out."""
-    limit = session.settings.model.max_token_length
+    model = session.settings.model
+    limit = getattr(model, model.length_field)
     cut = ((c, session.family.tokens_cut(session.components, c, max_token_length=limit)) for c in sorted(set(captions)))
     return [(caption, tokens) for caption, tokens in cut if tokens]

@@ -6,6 +6,7 @@ settings that shape the past are kept to refuse a resume that could not be exact
 """
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ SHAPES_THE_PAST = (
     "model.prediction_type",
     "model.clip_skip",
     "model.max_token_length",
+    "model.t5_max_token_length",
+    "model.apply_t5_attn_mask",
+    "model.guidance",
     "dataset.resolution",
     "dataset.enable_bucket",
     "network.algo",
@@ -40,13 +44,28 @@ SHAPES_THE_PAST = (
     "network.full_matrix",
     "network.decompose_both",
     "network.dim_from_weights",
+    "network.base_weights",
+    "network.init",
+    "network.weight_decompose",
+    "network.constraint",
+    "network.include",
+    "network.exclude",
+    "network.block_ranks",
+    "network.block_alphas",
+    "network.block_conv_ranks",
+    "network.block_conv_alphas",
+    "network.block_lrs",
+    "network.loraplus_ratio",
+    "network.loraplus_unet_ratio",
+    "network.loraplus_text_encoder_ratio",
     "optimizer.name",
-    "train.train_batch_size",
     "train.gradient_accumulation_steps",
     "train.train_text_encoder",
     "train.adapter_precision",
 )
 """Settings that must be as they were: with others the saved numbers do not fit, or mean something else."""
+_BATCH = ("train.train_batch_size", "launch.processes")
+"""Their product must be as it was: 2 processes of batch size 1 take the same batches as 1 of batch size 2."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +125,16 @@ def read_position(folder: Path) -> Position:
 def check_fits(position: Position, settings: RunSettings, dataset_fingerprint: str, folder: Path) -> None:
     """Raises UserError naming what differs between the run that was saved and the one to go on with."""
     # What a state of an older version does not say was at its default.
-    defaults = {path: fields_of()[path].default for path in SHAPES_THE_PAST}
+    defaults = {path: fields_of()[path].default for path in (*SHAPES_THE_PAST, *_BATCH)}
     then, now = defaults | position.settings, defaults | flat(settings)
     changed = [path for path in SHAPES_THE_PAST if then[path] != now[path]]
     if changed:
         listed = ", ".join(f"{p} ({then[p]} → {now[p]})" for p in changed)
         raise UserError("train.state_settings_differ", path=folder, changed=listed)
+    together, wanted = (math.prod(settings[path] for path in _BATCH) for settings in (then, now))
+    if together != wanted:
+        counts = {"then": together, "now": wanted, "processes": now["launch.processes"]}
+        raise UserError("train.state_batch_differs", path=folder, **counts)
     if position.dataset_fingerprint != dataset_fingerprint:
         raise UserError("train.state_dataset_differs", path=folder)
 

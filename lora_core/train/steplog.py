@@ -32,6 +32,8 @@ class StepLog:
 
     def add(self, step: int, epoch: int, loss: Tensor) -> Iterator[EventBase]:
         """Note a step; now and then, the events of all steps since the last time."""
+        if not self.session.team.leads:
+            return
         self.waiting.append((step, epoch, loss, current_rates(self.session.optimizer)))
         if time.perf_counter() - self.last_read >= READ_EVERY or step == self.session.first_step + 1:
             yield from self.flush()

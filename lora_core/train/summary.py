@@ -68,16 +68,17 @@ def lines(session: "Session", language: Language) -> list[str]:
 
 def warnings(session: "Session") -> Iterator[Warned]:
     """Things the person should know that do not stop the run."""
+    model = session.settings.model
     cut = cut_captions(session, session.data_facts.captions)
     if cut:
         caption, tokens = max(cut, key=lambda item: item[1])
         values = {
             "count": len(cut),
-            "limit": session.settings.model.max_token_length,
+            "limit": getattr(model, model.length_field),
             "caption": caption[:80],
             "tokens": tokens,
         }
-        yield warned("model.max_token_length", "train.captions_cut", values)
+        yield warned(f"model.{model.length_field}", "train.captions_cut", values)
     for path in without_effect(session.settings.loss, session.noise):
         yield warned(path, _WITHOUT_EFFECT[session.noise.prediction_type], {})
     if getattr(session.noise, "zero_terminal_snr", False) and session.noise.prediction_type == "epsilon":

@@ -37,6 +37,11 @@ VARIANTS = {
     "lokr both": {"algo": "lokr", "conv_rank": 1, "rank": 1, "alpha": 0.5, "decompose_both": True},
     "dora": {"algo": "dora", "conv_rank": 2, "conv_alpha": 1.0},
     "dora rs": {"algo": "dora", "conv_rank": 2, "rs_lora": True},
+    "loha dora": {"algo": "loha", "conv_rank": 2, "conv_alpha": 1.0, "weight_decompose": True},
+    "lokr dora": {"algo": "lokr", "conv_rank": 2, "factor": 2, "weight_decompose": True},
+    "lokr full dora": {"algo": "lokr", "conv_rank": 2, "factor": 4, "full_matrix": True, "weight_decompose": True},
+    "oft": {"algo": "oft", "rank": 4, "conv_rank": 8},
+    "oft limited": {"algo": "oft", "rank": 4, "conv_rank": 8, "constraint": 0.03},
 }
 LAYERS = {
     "linear": (lambda: nn.Linear(24, 40), (2, 5, 24)),
@@ -57,7 +62,10 @@ NAME = "lora_unet_x"
 
 
 def settings_of(variant: str, **changes):
-    return RunSettings.model_validate({"network": {"rank": 3, "alpha": 1.5} | VARIANTS[variant] | changes}).network
+    values = {"rank": 3, "alpha": 1.5} | VARIANTS[variant] | changes
+    if values["algo"] == "oft":
+        del values["alpha"]
+    return RunSettings.model_validate({"network": values}).network
 
 
 def randomised(network, seed=3):
@@ -178,6 +186,8 @@ def written_out(adapter):
 
     if "hada_w1_a" in p:
         change = half("hada_w1") * half("hada_w2") * adapter.alpha / adapter.rank
+    elif "oft_blocks" in p:
+        return turned(adapter, p["oft_blocks"]) - weight
     elif "lokr_w1" in p or "lokr_w1_a" in p:
         scale = 1 if {"lokr_w1", "lokr_w2"} <= p.keys() else adapter.alpha / adapter.rank
         change = torch.kron(half("lokr_w1") * scale, half("lokr_w2").flatten(1))
@@ -189,6 +199,16 @@ def written_out(adapter):
     changed = weight + change
     length = lengths(changed.detach(), 1)  # a constant: section 4.3 of the paper
     return changed * (p["dora_scale"] / length).view(1, -1, *[1] * (weight.ndim - 2)) - weight
+
+
+def turned(adapter, blocks):
+    """R' W by the formulas of LyCORIS' diag-oft, with the inverse written out."""
+    q = blocks - blocks.transpose(1, 2)
+    if adapter.limit is not None and q.norm() > adapter.limit:
+        q = q * adapter.limit / q.norm()
+    eye = torch.eye(q.shape[-1])
+    r = (eye + q) @ (eye - q).inverse()
+    return torch.block_diag(*r).t().matmul(adapter.layer.weight.flatten(1)).view(adapter.layer.weight.shape)
 
 
 def test_gradients_of_the_elementwise_product_equal_finite_differences():
@@ -207,10 +227,11 @@ def test_dora_keeps_the_length_of_every_column_until_it_is_trained():
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("variant", ["dora", "loha dora", "lokr dora"])
 @pytest.mark.parametrize("multiplier", [1.0, 0.4])
-def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(kind, multiplier, tmp_path):
+def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(kind, variant, multiplier, tmp_path):
     """As LyCORIS writes them by default."""
-    made = on_layer("dora", kind)
+    made = on_layer(variant, kind)
     tensors = made.adapter.tensors()
     outputs, ones = made.layer.weight.shape[0], [1] * (made.layer.weight.ndim - 1)
     tensors["dora_scale"] = lengths(made.layer.weight, 0).view(outputs, *ones) * torch.rand(outputs, *ones)
@@ -222,6 +243,44 @@ def test_dora_files_with_lengths_of_outputs_are_played_and_written_as_they_are(k
     made.network.attach().multiplier = multiplier
     change = bare(made.layer, made.x, torch.from_numpy(found) * multiplier)
     torch.testing.assert_close(made.layer(made.x) - base, change, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.005, 1000.0])
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_oft_files_of_lycoris_are_played_with_their_limit_and_saved_without(kind, alpha, tmp_path):
+    layer = on_layer("oft", kind, trained=False).layer
+    blocks = 0.3 * torch.randn(10, 4, 4, generator=torch.Generator().manual_seed(1))
+    state = {f"{NAME}.oft_blocks": blocks} | ({} if alpha is None else {f"{NAME}.alpha": torch.tensor(alpha)})
+    network = AdapterNetwork.from_kohya([Target(NAME, layer, "unet")], state)
+    (adapter,) = network
+    q = blocks - blocks.transpose(1, 2)
+    if alpha and q.norm() > alpha * 40:
+        q = q * alpha * 40 / q.norm()
+    r = (torch.eye(4) + q) @ (torch.eye(4) - q).inverse()
+    weight = layer.weight.view(10, 4, *layer.weight.shape[1:])
+    turned = torch.einsum("knm,kn...->km...", r, weight).reshape(layer.weight.shape)
+    torch.testing.assert_close(adapter.delta_weight(), turned - layer.weight, rtol=1e-4, atol=1e-5)
+    save_lora(network, {}, tmp_path / "x.safetensors", "float")
+    found = read_by_merge(tmp_path / "x.safetensors", layer.weight.numpy())
+    np.testing.assert_allclose(found, adapter.delta_weight().numpy(), rtol=1e-4, atol=1e-5)
+    saved = load_file(tmp_path / "x.safetensors")
+    size = saved[f"{NAME}.oft_blocks"]
+    assert np.linalg.norm(size - size.transpose(0, 2, 1)) < float(saved[f"{NAME}.alpha"])  # ComfyUI's limit
+
+
+def test_oft_keeps_the_lengths_of_what_it_turns_and_its_limit():
+    made = on_layer("oft limited", "linear")
+    changed = made.layer.weight + made.adapter.delta_weight()
+    torch.testing.assert_close(changed.norm(), made.layer.weight.norm())
+    q = made.adapter.tensors()["oft_blocks"]
+    torch.testing.assert_close((q - q.transpose(1, 2)).norm(), torch.tensor(0.03 * 40))
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (40,), (2, 5, 4, 4)])
+def test_oft_blocks_of_another_layer_are_refused(shape):
+    layer = on_layer("oft", "linear").layer
+    with pytest.raises(UserError, match="has the shape"):
+        AdapterNetwork.from_kohya([Target(NAME, layer, "unet")], {f"{NAME}.oft_blocks": torch.zeros(shape)})
 
 
 def test_rs_lora_is_alpha_by_the_root_of_the_rank_and_the_file_plays_so():
@@ -278,6 +337,21 @@ SHAPES = {
     ("lokr full", "1x1"): {"lokr_w1": (4, 4), "lokr_w2": (10, 6, 1, 1)},
     ("lokr full", "3x3"): {"lokr_w1": (4, 4), "lokr_w2": (10, 6, 3, 3)},
     ("lokr both", "linear"): {"lokr_w1_a": (5, 1), "lokr_w1_b": (1, 4), "lokr_w2_a": (8, 1), "lokr_w2_b": (1, 6)},
+    ("loha dora", "3x3"): {
+        "hada_w1_a": (40, 2),
+        "hada_w1_b": (2, 216),
+        "hada_w2_a": (40, 2),
+        "hada_w2_b": (2, 216),
+        "dora_scale": (1, 24, 1, 1),
+    },
+    ("lokr dora", "linear"): {
+        "lokr_w1": (2, 2),
+        "lokr_w2_a": (20, 3),
+        "lokr_w2_b": (3, 12),
+        "dora_scale": (1, 24),
+    },
+    ("oft", "linear"): {"oft_blocks": (10, 4, 4)},
+    ("oft", "3x3"): {"oft_blocks": (8, 5, 5)},
     ("dora", "linear"): {"lora_down.weight": (3, 24), "lora_up.weight": (40, 3), "dora_scale": (1, 24)},
     ("dora", "3x3"): {
         "lora_down.weight": (2, 24, 3, 3),
@@ -325,6 +399,10 @@ def on_model(variant, seed=1, **changes):
     return SimpleNamespace(parts=parts, targets=targets, network=network)
 
 
+def scales_norms(settings):
+    return hasattr(settings, "scale_weight_norms") and not getattr(settings, "weight_decompose", False)
+
+
 def steps(made, first, last, optimizer):
     """Trains the tiny model to answer with zeros; returns the losses."""
     losses = []
@@ -334,7 +412,7 @@ def steps(made, first, last, optimizer):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if hasattr(made.settings, "scale_weight_norms"):
+        if scales_norms(made.settings):
             made.network.scale_weight_norms(2.0)
         losses.append(loss.item())
     return losses
@@ -403,9 +481,10 @@ def test_saved_and_loaded_is_the_same_network(variant, tmp_path):
     )
     from_file = AdapterNetwork.from_kohya(everything, made.network.state_dict_kohya())
     assert [a.name for a in from_file] == [a.name for a in made.network]
+    tolerance = 1e-5 if variant == "oft limited" else 0.0  # the limit is worked into what is saved
     for own, other, read in zip(made.network, again.network, from_file, strict=True):
-        assert torch.equal(own.delta_weight(), other.delta_weight())
-        assert torch.equal(own.delta_weight(), read.delta_weight())
+        torch.testing.assert_close(own.delta_weight(), other.delta_weight(), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(own.delta_weight(), read.delta_weight(), rtol=tolerance, atol=tolerance)
         assert isinstance(own, type(read)) or own.title == "LoRA"
 
 
@@ -421,7 +500,7 @@ def test_merge_reads_the_whole_file(variant, tmp_path):
         np.testing.assert_allclose(found.dense(), adapter.delta_weight().numpy(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if hasattr(settings_of(v), "scale_weight_norms")])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if scales_norms(settings_of(v))])
 @torch.no_grad()
 def test_scale_weight_norms(variant):
     network = randomised(on_model(variant).network)

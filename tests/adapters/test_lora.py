@@ -45,7 +45,7 @@ def layer_and_x(request):
 
 
 def in_fast_and_plain_way(lora, x):
-    return {"as called": lora.layer(x), "composed": lora._composed(x)}
+    return {"as called": lora.layer(x), "composed": lora.composed(x)}
 
 
 def test_starts_with_kaiming_uniform_down_and_changes_nothing(layer_and_x):
@@ -103,7 +103,7 @@ def test_two_adapters_on_one_layer_add_up(layer_and_x):
     layer, x = layer_and_x
     base = layer(x)
     first, second = adapter_on(layer), adapter_on(layer)
-    torch.testing.assert_close(layer(x) - base, 2 * (first._composed(x) - base), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x) - base, 2 * (first.composed(x) - base), rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError, match="on top"):
         first.detach()
     second.detach()
@@ -119,7 +119,7 @@ def test_gradients_of_the_fast_way_equal_plain_operations(dtype):
     x = torch.randn(2, 5, 12, dtype=dtype, requires_grad=True)
     inputs = (x, lora.down, lora.up)
     weight = torch.randn(2, 5, 20)
-    fast, plain = (torch.autograd.grad((way(x).float() * weight).sum(), inputs) for way in (layer, lora._composed))
+    fast, plain = (torch.autograd.grad((way(x).float() * weight).sum(), inputs) for way in (layer, lora.composed))
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
     for a, b in zip(fast, plain, strict=True):
         assert a.dtype == b.dtype
@@ -224,7 +224,7 @@ def test_nothing_is_dropped_in_evaluation_nor_drawn_without_dropout(layer_and_x)
     lora.eval()
     state = torch.get_rng_state()
     y = layer(x)
-    torch.testing.assert_close(y, lora._composed(x))
+    torch.testing.assert_close(y, lora.composed(x))
     lora.train()
     lora.dropout = Dropout()
     torch.testing.assert_close(layer(x), y)

@@ -83,7 +83,7 @@ def test_shared_inputs_change_no_gradient(tiny, dtype, checkpointing):
     tiny.parts.unet.to(dtype)
     tiny.parts.text_encoder.to(dtype)
     gradients = []
-    for way in (Lora.forward, Lora._composed):
+    for way in (Lora.forward, Lora.composed):
         network = randomise(make_network(tiny.targets)).attach()
         for adapter in network:
             adapter.layer.forward = way.__get__(adapter)
@@ -124,7 +124,7 @@ def test_layers_sharing_an_input_may_be_called_in_any_order_and_with_other_input
         which, what = (int(torch.randint(0, n, (), generator=generator)) for n in (3, 2))
         if torch.rand((), generator=generator) < 0.2:
             inputs[what] += 1  # changed in place: what was computed before no longer counts
-        torch.testing.assert_close(layers[which](inputs[what]), adapters[which]._composed(inputs[what]))
+        torch.testing.assert_close(layers[which](inputs[what]), adapters[which].composed(inputs[what]))
 
 
 def test_an_answer_computed_without_gradients_is_not_used_with_them(shared):

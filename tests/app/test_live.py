@@ -11,6 +11,7 @@ from app.live import (
     Previews,
     findings,
     folders_html,
+    layers_html,
     model_html,
     problem_items,
     scale_html,
@@ -137,3 +138,14 @@ def test_a_folder_that_vanishes_is_no_crash(images):
     seen = look(dataset__train_dir=str(images), dataset__resolution="64")
     gone = replace(seen, found=Previews().get(with_values(seen.settings, {"dataset.train_dir": str(images / "gone")})))
     assert "kb-hint" in folders_html(gone, "en")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_counts_the_layers_that_are_left(language):
+    real = {"model__base": "x.safetensors"}
+    assert "264" in layers_html(look(**real), language)
+    some = layers_html(look(**real, network__include="attn2, /mlp_fc[12]$/", network__block_ranks="MID=4"), language)
+    assert "88" in some  # 64 of the U-Net and 24 of the text encoder
+    assert "4" in some.replace("264", "")
+    assert "attn9" in layers_html(look(**real, network__exclude="attn9"), language)
+    assert layers_html(look(model__base="built-in"), language) == ""

@@ -390,3 +390,19 @@ def test_a_3x3_lora_is_a_locon():
     assert algorithm_of(layer_tensors("lora", (8, 8, 1, 1))) == "lora"
     assert algorithm_of({"oft_blocks": np.zeros((2, 4, 4))}) == "oft"
     assert algorithm_of({"alpha": np.zeros(())}) == "unknown"
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.01, 1000.0])
+def test_oft_turns_blocks_of_outputs_as_lycoris_does(alpha):
+    """Its formulas in float64: R = (I + Q)(I - Q)^-1, and an einsum with the transpose."""
+    rng = np.random.default_rng(1)
+    weight, blocks = rng.normal(size=(12, 5, 3, 3)), 0.3 * rng.normal(size=(3, 4, 4))
+    tensors = {"oft_blocks": blocks} | ({} if alpha is None else {"alpha": np.array(alpha)})
+    q = blocks - blocks.transpose(0, 2, 1)
+    if alpha and (length := np.linalg.norm(q)) > alpha * 12:
+        q = q * alpha * 12 / length
+    r = (np.eye(4) + q) @ np.linalg.inv(np.eye(4) - q)
+    turned = np.einsum("knm,kn...->km...", r, weight.reshape(3, 4, 5, 3, 3)).reshape(weight.shape)
+    found = change_of(Layer("lora_unet_x", "x", tensors), weight).dense()
+    np.testing.assert_allclose(found, turned - weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(weight + found), np.linalg.norm(weight), rtol=1e-6)

@@ -178,6 +178,12 @@ def test_alpha_of_nan_or_of_many_numbers():
     assert refused(made(alpha=np.ones(0))).key == "lora.bad_alpha"
 
 
+def test_blocks_that_do_not_make_up_the_outputs():
+    assert refused({"oft_blocks": zeros(5, 3, 3)}).key == "lora.other_shape"
+    assert refused({"oft_blocks": zeros(2, 6, 6), "alpha": np.ones(2)}).key == "lora.bad_alpha"
+    assert refused({"oft_blocks": zeros(2, 6, 6)}, None).key == "lora.needs_base"
+
+
 @pytest.mark.parametrize("algorithm", ["dora lora", "dora lokr", "glora", "ia3"])
 def test_what_needs_the_base_model_asks_for_it(algorithm: str):
     error = refused(made(algorithm), None)
@@ -185,8 +191,15 @@ def test_what_needs_the_base_model_asks_for_it(algorithm: str):
     assert {"dora lora": "DoRA", "dora lokr": "DoRA", "glora": "GLoRA", "ia3": "IA3"}[algorithm] in str(error)
 
 
-@pytest.mark.parametrize("tensors", [{"oft_blocks": zeros(2, 6, 6)}, {"oft_diag": zeros(12), "alpha": zeros()}])
-def test_what_turns_the_weight_is_refused_by_name(tensors: dict[str, Array]):
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"oft_blocks": zeros(2, 2, 3, 3)},
+        {"oft_blocks": zeros(2, 6, 6), "rescale": zeros(12, 1)},
+        {"oft_diag": zeros(12), "alpha": zeros()},
+    ],
+)
+def test_ways_of_turning_that_are_not_read_are_refused_by_name(tensors: dict[str, Array]):
     error = refused(tensors)
     assert error.key == "lora.not_linear"
     assert "OFT" in str(error)

@@ -72,7 +72,8 @@ def test_options_of_accelerate_are_told():
         "accelerate launch --num_processes 2 --mixed_precision bf16 train_network.py --seed 1", "x", nothing
     )
     by_key = {entry.key: entry for entry in told.entries}
-    assert by_key["accelerate num_processes"].group == "unsupported"
+    assert by_key["accelerate num_processes"].group == "mapped"
+    assert told.settings.launch.processes == 2
     assert by_key["accelerate mixed_precision"].group == "no_effect"
     assert told.settings.train.mixed_precision == "no"
 
@@ -110,3 +111,19 @@ def test_what_is_a_command():
 def test_anything_else_is_one_sentence(text):
     with pytest.raises(UserError):
         read_command(text)
+
+
+def test_several_machines_come_along():
+    told = import_command(
+        "accelerate launch --multi_gpu --num_processes 4 --num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1"
+        " --main_process_port 29501 --gpu_ids all --num_cpu_threads_per_process 2 --rdzv_backend c10d"
+        " train_network.py --seed 1",
+        "x",
+        nothing,
+    )
+    launch = told.settings.launch
+    assert (launch.processes, launch.machines, launch.machine_rank) == (4, 2, 1)
+    assert (launch.main_address, launch.main_port, launch.gpu_ids, launch.threads) == ("10.0.0.1", 29501, "", 2)
+    groups = {entry.key: entry.group for entry in told.entries}
+    assert groups["accelerate multi_gpu"] == "no_effect"
+    assert groups["accelerate rdzv_backend"] == "unsupported"

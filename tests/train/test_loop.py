@@ -335,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_file(se
     ("change", "key"),
     [
         ({"network": {"rank": 4}}, "train.state_settings_differ"),
-        ({"train": {"train_batch_size": 1}}, "train.state_settings_differ"),
+        ({"train": {"train_batch_size": 1}}, "train.state_batch_differs"),
         ({"dataset": {"caption_extension": ".caption"}}, "train.state_dataset_differs"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from lora_core.merge.algorithms import full, glora, ia3, loha, lokr, plain
+from lora_core.merge.algorithms import full, glora, ia3, loha, lokr, oft, plain
 from lora_core.merge.layer import Array, Change, Layer
 
 Ways = tuple[tuple[str, ...], ...]
@@ -19,8 +19,7 @@ class Algorithm:
     """What people call it."""
     halves: tuple[Ways, ...]
     """A layer needs every one of these, each in one of its ways."""
-    change: Callable[[Layer, Array | None], Change] | None
-    """None: it turns the weight, nothing is added to it."""
+    change: Callable[[Layer, Array | None], Change]
     optional: tuple[str, ...] = ()
     needs_base: bool = False
 
@@ -54,7 +53,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ia3": Algorithm("IA3", _all("weight", "on_input"), ia3.change, needs_base=True),
     "full": Algorithm("Full", _all("diff"), full.change),
     "oft": Algorithm(
-        "OFT", ((("oft_blocks",), ("oft_diag",), ("oft_R.weight",)),), None, optional=("rescale", "alpha_mask")
+        "OFT",
+        ((("oft_blocks",), ("oft_diag",), ("oft_R.weight",)),),
+        oft.change,
+        optional=("rescale", "alpha_mask"),
+        needs_base=True,
     ),
 }
 """In the order in which they are looked for."""

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
-from lora_core.settings.kohya import rules, rules_files, rules_loss, rules_optimizer
+from lora_core.settings.kohya import (
+    rules,
+    rules_blocks,
+    rules_files,
+    rules_flux,
+    rules_launch,
+    rules_loss,
+    rules_optimizer,
+)
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import REPLACED_BY_FILE, not_here, pointing_at
 from lora_core.settings.kohya.draft import Draft
@@ -36,6 +44,9 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules.family,
     rules.network,
     rules.rates,
+    rules_blocks.blocks,
+    rules_blocks.patterns,
+    rules_blocks.merged_first,
     rules.length,
     rules_optimizer.optimizer,
     rules_optimizer.schedule,
@@ -46,12 +57,14 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules_loss.noise,
     rules_loss.masks,
     rules_loss.zero_terminal_snr,
+    rules_flux.flux,
     rules_files.model,
     rules_files.image_folders,
     rules_files.caches,
     rules_files.saving,
     rules_files.logs,
     rules_files.samples,
+    rules_launch.launch,
 )
 """In this order: the schedule needs the optimizer and the length."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomlkit
 
+from lora_core import base_weights
 from lora_core.settings.fields import fields_of, unions_of, values_of
 from lora_core.settings.kohya import rules_optimizer as optimizers
 from lora_core.settings.kohya.entries import Entry
@@ -23,6 +24,7 @@ _OWN_WAY = {
     "model.allow_download",
     "dataset.cache_latents",
     "network.algo",
+    "network.base_weights",
     "optimizer.name",
     "optimizer.class_path",
     "optimizer.weight_decay",
@@ -64,6 +66,9 @@ _KINDS = {
     "oft": "LyCORIS/Diag-OFT",
 }
 """Our algorithms -> LoRA type of the GUI, whose files are as ours."""
+
+_FLOW = frozenset({"flux1", "flow_density"})
+"""What only FLUX.1's script knows."""
 
 _SAMPLERS = {"dpmpp_2m_karras": "dpmsolver++"}
 _TO_GUI = {name: alias for alias, name in ALIASES.items() if alias != "caption_extention"}
@@ -114,8 +119,10 @@ def to_gui(settings: RunSettings) -> Exported:
 def to_scripts(settings: RunSettings, prompts_file: Path | None = None) -> Exported:
     """A TOML for ``--config_file`` of sd-scripts. Prompts go into ``prompts_file``, which the caller writes."""
     found, entries = _by_key(settings)
+    entries += _without_launch(found, settings)
     train = settings.train
-    values: dict[str, Any] = {"network_module": "networks.lora", "learning_rate": train.learning_rate}
+    module = "networks.lora_flux" if settings.model.family == "flux" else "networks.lora"
+    values: dict[str, Any] = {"network_module": module, "learning_rate": train.learning_rate}
     if warmup := found.pop("warmup", 0.0):
         values["lr_warmup_steps"] = min(warmup / 100, 0.999999)
     values |= {"unet_lr": train.unet_lr, "network_train_unet_only": not train.train_text_encoder}
@@ -160,7 +167,7 @@ def _by_key(settings: RunSettings) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     lost = []
     for path, value in values.items():
         key = keys.get(path) or fields[path].kohya
-        if path in _OWN_WAY:
+        if path in _OWN_WAY or (key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"):
             continue
         if key is not None and key in ROWS:
             found[key] = str(value) if isinstance(value, Path) else value
@@ -185,11 +192,18 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     kind = "Kohya LoCon" if algorithm == "lora" and conv else _KINDS.get(algorithm, "")
     if not kind:
         left_out("network.algo", algorithm, "algorithm")
+    if settings.model.family == "flux":
+        kind = {"Standard": "Flux1"}.get(kind, kind)
+        yield from _flux(settings)
     yield "LoRA_type", kind or "Standard"
-    yield "dora_wd", algorithm == "dora"
     yield from _loss_and_noise(settings)
     if settings.noise.zero_terminal_snr == "off":
         left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
+    yield "dora_wd", algorithm == "dora" or bool(getattr(settings.network, "weight_decompose", False))
+    if settings.network.base_weights:
+        sources = base_weights.parse(settings.network.base_weights)
+        yield "base_weights", [str(source.path) for source in sources]
+        yield "base_weights_multiplier", [source.multiplier for source in sources]
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield from _schedule(settings)
@@ -201,6 +215,8 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     if settings.train.cache_text_encoder_outputs == "disk" and not settings.model.family.startswith("sd1"):
         yield "sdxl_cache_text_encoder_outputs", True
         yield "cache_text_encoder_outputs_to_disk", True
+    yield "multi_gpu", settings.launch.processes > 1
+    yield "num_cpu_threads_per_process", settings.launch.threads or ROWS["num_cpu_threads_per_process"].gui
     if settings.save.tensorboard:
         yield "log_with", "tensorboard"
         yield "logging_dir", str((settings.save.output_dir or Path()) / "log")
@@ -254,6 +270,30 @@ def _schedule(settings: RunSettings) -> Iterator[tuple[str, Any]]:
     yield "lr_scheduler_args", [f"step_rules={''.join(rules.split())}"] if rules else []
 
 
+def _flux(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """The VAE under its other name; the answer compared as it is; a density by sd-scripts' two options for it."""
+    yield "ae", str(settings.model.vae or "")
+    yield "vae", ""
+    yield "model_prediction_type", "raw"
+    if settings.noise.timestep_sampling == "logit_normal":
+        yield from {
+            "timestep_sampling": "sigma",
+            "weighting_scheme": "logit_normal",
+            "discrete_flow_shift": 1.0,
+        }.items()
+
+
+def _without_launch(found: dict[str, Any], settings: RunSettings) -> tuple[Entry, ...]:
+    """Take out what sd-scripts' own file can't say, for it belongs to accelerate launch."""
+    keys = {field.kohya for path, field in fields_of().items() if path.startswith("launch.")} | {"multi_gpu"}
+    for key in keys & found.keys():
+        del found[key]
+    processes = settings.launch.processes
+    values = {"processes": processes}
+    told = Entry("launch.processes", processes, "unsupported", reason="export.launch", values=values)
+    return (told,) if processes > 1 else ()
+
+
 def _optimizer(settings: RunSettings) -> str:
     """The short name of sd-scripts, or the class."""
     name = settings.optimizer.name
@@ -300,6 +340,8 @@ def _option(key: str, value: Any) -> list[str]:
         return [name] if value else []
     if value == "" or (value is None and ROWS[key].scripts is None):
         return []
+    if isinstance(value, list):
+        return [name, *map(str, value)]
     return [f"{name}={0 if value is None else value}"]
 
 

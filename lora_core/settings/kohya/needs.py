@@ -19,6 +19,9 @@ def _as_option(draft: Draft, key: str) -> bool:
 NEEDS: Mapping[str, Callable[[Draft], bool]] = {
     "sd3": lambda draft: draft.flag("sd3_checkbox"),
     "flux1": lambda draft: draft.flag("flux1_checkbox"),
+    "flow_density": lambda draft: (
+        draft.flag("sd3_checkbox") or (draft.flag("flux1_checkbox") and draft.dialect == "scripts")
+    ),
     "hunyuan": lambda draft: draft.flag("hunyuan_image_checkbox"),
     "anima": lambda draft: draft.flag("anima_checkbox"),
     "lumina": lambda draft: draft.flag("lumina_checkbox"),

@@ -74,6 +74,9 @@ def network(draft: Draft) -> None:
     rank = draft.whole("network_dim") or RANK_WITHOUT
     draft.mapped("network_dim", "network.rank", rank)
     alpha = draft.number("network_alpha")
+    if not draft.is_in_variant("network.alpha"):
+        draft.idle("network_alpha", "why.other_variant")
+        return
     if draft.was_dropped("network_alpha"):
         draft.differs("network_alpha", "why.alpha_dropped", "network.alpha", 1.0)
     elif not alpha:
