@@ -75,9 +75,14 @@ def known_names(settings: RunSettings) -> tuple[str, ...]:
     family, network = settings.model.family, settings.network
     layers, targets = known.layers(family), known.default_targets(family)
     inside = {name for name in layers if network.convolutions and _beside_attention(name, family)}
+    inside |= {name for name in layers if name.startswith(_TEXT_BESIDE.get(family, "?"))}
     names = [name for name in layers if name in targets or name in inside]
     text = settings.train.train_text_encoder
     return tuple(name for name in names if text or not name.startswith("lora_te"))
+
+
+_TEXT_BESIDE: Mapping[Family, str] = {"flux": "lora_te1_"}
+"""Text encoder layers that are trained beside the usual targets: CLIP-L of FLUX; its T5 is left alone."""
 
 
 def _beside_attention(name: str, family: Family) -> bool:

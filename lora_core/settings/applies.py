@@ -68,9 +68,11 @@ _BUCKETS: AnyOf = (Needs("dataset.enable_bucket", (True,)), _FILE)
 _ENLARGES: AnyOf = (Needs("dataset.bucket_no_upscale", (False,)), _FILE)
 _DIFFUSION: AnyOf = (Needs("model.family", none_of=("flux",)),)
 """Models with a signal-to-noise ratio by step; FLUX.1 goes from noise to picture in a straight line."""
+_FLOW: AnyOf = (Needs("model.family", ("flux",)),)
 _HUBER: AnyOf = (Needs("loss.loss_type", ("huber", "smooth_l1")),)
 _OFFSET: AnyOf = (Needs("noise.noise_offset_type", ("original", "both")),)
 _MULTIRES: AnyOf = (Needs("noise.noise_offset_type", ("multires", "both")),)
+_SEVERAL_MACHINES: AnyOf = (Needs("launch.machines", none_of=(1,)),)
 
 APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
     {
@@ -105,31 +107,26 @@ APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
         "dataset.mask_dir": ((Needs("loss.masked_loss", ("folder",)),),),
         "loss.huber_schedule": (_HUBER,),
         "loss.huber_c": (_HUBER,),
-        "loss.huber_scale": (
-            _HUBER,
-            (Needs("loss.huber_schedule", none_of=("snr",)),),
-        ),
+        "loss.huber_scale": (_HUBER, (Needs("loss.huber_schedule", none_of=("snr",)),)),
         "loss.unmasked_weight": ((Needs("loss.masked_loss", none_of=("off",)),),),
         "loss.prior_words": (_given("loss.prior_preservation"),),
         "loss.debiased_estimation_loss": (_DIFFUSION,),
         "loss.scale_v_pred_loss_like_noise_pred": (_DIFFUSION,),
         "loss.v_pred_like_loss": (_DIFFUSION,),
         "noise.noise_offset": (_OFFSET,),
-        "noise.noise_offset_random_strength": (
-            _OFFSET,
-            _given("noise.noise_offset"),
-        ),
-        "noise.adaptive_noise_scale": (
-            _OFFSET,
-            _given("noise.noise_offset"),
-        ),
+        "noise.noise_offset_random_strength": (_OFFSET, _given("noise.noise_offset")),
+        "noise.adaptive_noise_scale": (_OFFSET, _given("noise.noise_offset")),
         "noise.multires_noise_iterations": (_MULTIRES,),
-        "noise.multires_noise_discount": (
-            _MULTIRES,
-            _given("noise.multires_noise_iterations"),
-        ),
+        "noise.multires_noise_discount": (_MULTIRES, _given("noise.multires_noise_iterations")),
         "noise.ip_noise_gamma_random_strength": (_given("noise.ip_noise_gamma"),),
         "noise.zero_terminal_snr": (_DIFFUSION,),
+        "noise.timestep_sampling": (_FLOW,),
+        "noise.sigmoid_scale": (_FLOW, (Needs("noise.timestep_sampling", ("flux_shift", "shift", "sigmoid")),)),
+        "noise.discrete_flow_shift": (_FLOW, (Needs("noise.timestep_sampling", ("shift",)),)),
+        "noise.logit_mean": (_FLOW, (Needs("noise.timestep_sampling", ("logit_normal",)),)),
+        "noise.logit_std": (_FLOW, (Needs("noise.timestep_sampling", ("logit_normal",)),)),
+        "launch.machine_rank": (_SEVERAL_MACHINES,),
+        "launch.main_address": (_SEVERAL_MACHINES,),
     }
 )
 """Setting -> what all has to hold for it to count. A new setting that needs another gets a row here."""
