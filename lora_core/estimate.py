@@ -5,17 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lora_core.errors import UserError
 from lora_core.factors import factorization
-from lora_core.io.kinds import Family
-from lora_core.merge.known import Shape, default_targets, layers
+from lora_core.merge.known import Shape, layers
+from lora_core.selection import known_names, select
 from lora_core.settings import NetworkSettings, RunSettings
 
 _PARTS = (("lora_te2_", "text_encoder_2"), ("lora_te", "text_encoder"), ("lora_", "unet"))
 """Beginning of a layer's name -> its part; the first that fits."""
-_CONV_BLOCKS = ("_resnets_", "_downsamplers_", "_upsamplers_")
-"""In names of layers that are trained only together with convolutions."""
-_TEXT_BESIDE: Mapping[str, str] = MappingProxyType({"flux": "lora_te1_"})
-"""Family -> text encoder layers that are trained beside the usual targets: CLIP-L of FLUX; T5 is left alone."""
 _BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _BYTES_A_MODULE = 400
 """Alpha, and what the header says of a module's tensors: about 120 bytes each."""
@@ -34,18 +31,21 @@ class Estimate:
 
 
 def estimate(settings: RunSettings) -> Estimate | None:
-    """None for a family whose layers are not known."""
-    family, network = settings.model.family, settings.network
-    shapes = layers(family)
-    names = [name for name in _trained(family, network) if settings.train.train_text_encoder or part_of(name) == "unet"]
-    if not names:
+    """None for a family whose layers are not known, and where patterns or blocks can't be used (selection says why)."""
+    family, shapes = settings.model.family, layers(settings.model.family)
+    try:
+        chosen = select(known_names(settings), settings.network, family) if shapes else {}
+    except UserError:
         return None
-    counted = {part: sum(part_of(name) == part for name in names) for part in dict.fromkeys(map(part_of, names))}
-    count = PARAMETERS.get(network.algo)
+    if not chosen:
+        return None
+    parts = [part_of(name) for name in chosen]
+    counted = {part: parts.count(part) for part in dict.fromkeys(parts)}
+    count = PARAMETERS.get(settings.network.algo)
     if count is None:
         return Estimate(counted, None)
-    parameters = sum(count(shapes[name], network) for name in names)
-    return Estimate(counted, parameters * _BYTES[settings.save.save_precision] + len(names) * _BYTES_A_MODULE)
+    parameters = sum(count(shapes[name], choice.settings) for name, choice in chosen.items())
+    return Estimate(counted, parameters * _BYTES[settings.save.save_precision] + len(chosen) * _BYTES_A_MODULE)
 
 
 def part_of(name: str) -> str:
@@ -53,18 +53,10 @@ def part_of(name: str) -> str:
     return next(part for begin, part in _PARTS if name.startswith(begin))
 
 
-def _trained(family: Family, network: NetworkSettings) -> list[str]:
-    """Names of the layers that a run of this algorithm trains."""
-    blocks = _CONV_BLOCKS if network.convolutions else ()
-    beside = _TEXT_BESIDE.get(family, "?")
-    usual = default_targets(family)
-    return [n for n in layers(family) if n in usual or n.startswith(beside) or any(block in n for block in blocks)]
-
-
 def _low_rank(shape: Shape, network: NetworkSettings) -> int:
-    """down (R, I x kernel) and up (O, R)."""
+    """down (R, I x kernel) and up (O, R); PiSSA's file has the start beside what was learned."""
     outputs, columns, rank = _sides(shape, network)
-    return rank * (outputs + columns)
+    return rank * (outputs + columns) * (2 if getattr(network, "init", "") == "pissa" else 1)
 
 
 def _dora(shape: Shape, network: NetworkSettings) -> int:
@@ -87,8 +79,14 @@ def _lokr(shape: Shape, network: NetworkSettings) -> int:
     return (a * b if whole1 else rank * (a + b)) + (c * d * kernel if whole2 else rank * (c + d * kernel))
 
 
+def _oft(shape: Shape, network: NetworkSettings) -> int:
+    """Blocks (K, S, S) of the O outputs, K S = O."""
+    outputs, _, rank = _sides(shape, network)
+    return outputs * factorization(outputs, rank)[0]
+
+
 PARAMETERS: Mapping[str, Callable[[Shape, NetworkSettings], int]] = MappingProxyType(
-    {"lora": _low_rank, "locon": _low_rank, "loha": _loha, "lokr": _lokr, "dora": _dora}
+    {"lora": _low_rank, "locon": _low_rank, "loha": _loha, "lokr": _lokr, "dora": _dora, "oft": _oft}
 )
 """Algorithm -> trained numbers of a layer with a weight of this shape."""
 

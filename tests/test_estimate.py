@@ -20,6 +20,7 @@ CHOICES = {
     "loha": {"network.conv_rank": 2},
     "lokr": {"network.factor": 4, "network.conv_rank": 2},
     "dora": {"network.conv_rank": 4},
+    "oft": {},
 }
 
 
@@ -28,7 +29,7 @@ CHOICES = {
 def test_numbers_of_a_layer_are_those_of_its_adapter(algo, kind):
     network = with_values(RunSettings(), {"network.algo": algo, "network.rank": 8, **CHOICES[algo]}).network
     layer = LAYERS[kind]
-    if algo == "lora" and kind == "3x3":
+    if algo in ("lora", "oft") and kind == "3x3":
         pytest.skip("LoRA has no convolutions")
     adapter = ALGORITHMS[algo].create("lora_unet_x", layer, "unet", network, torch.Generator())
     numbers = sum(parameter.numel() for parameter in adapter.parameters())
@@ -67,6 +68,18 @@ def test_an_sd15_lora_of_rank_32_has_the_size_people_know():
         estimate(with_values(RunSettings(), {"network.rank": 32, "save.save_precision": "float"})).size
         > 1.9 * found.size
     )
+
+
+def test_patterns_blocks_and_pissa_count():
+    plain = estimate(RunSettings())
+    half = estimate(with_values(RunSettings(), {"network.include": "attn1"}))
+    assert half.modules == {"unet": 64}
+    assert half.size < plain.size
+    smaller = estimate(with_values(RunSettings(), {"network.block_ranks": "MID=1"}))
+    assert smaller.modules == plain.modules
+    assert smaller.size < plain.size
+    assert estimate(with_values(RunSettings(), {"network.include": "nothing_like_this"})) is None
+    assert estimate(with_values(RunSettings(), {"network.init": "pissa"})).size > 1.9 * plain.size
 
 
 def test_convolutions_train_the_blocks_around_them_too():

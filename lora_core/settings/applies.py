@@ -50,31 +50,37 @@ def _on(path: str) -> AnyOf:
     return (Needs(path, (True,)),)
 
 
-def _off(path: str) -> AnyOf:
-    return (Needs(path, (False,)),)
-
-
 def _given(*paths: str) -> AnyOf:
     return tuple(Needs(path) for path in paths)
 
 
-_RATES_COUNT: AnyOf = (Needs("optimizer.name", none_of=("Adafactor",)), Needs("optimizer.relative_step", (False,)))
-_RANK_COUNTS: AnyOf = (Needs("network.algo", none_of=("lokr",)), Needs("network.full_matrix", (False,)))
-
+_RATES_COUNT: AnyOf = (Needs("optimizer.relative_step", (False,)), Needs("optimizer.name", none_of=("Adafactor",)))
+_RANK_COUNTS: AnyOf = (Needs("network.full_matrix", (False,)), Needs("network.algo", none_of=("lokr",)))
+_FILE = Needs("dataset.config")
+"""A dataset file may turn on for some of its folders what is off here, and then takes the rest from here."""
+_TAGS_ARE_DRAWN: AnyOf = (
+    Needs("dataset.shuffle_caption", (True,)),
+    Needs("dataset.caption_tag_dropout_rate", none_of=(0,)),
+    Needs("dataset.token_warmup_step"),
+    _FILE,
+)
+_BUCKETS: AnyOf = (Needs("dataset.enable_bucket", (True,)), _FILE)
+_ENLARGES: AnyOf = (Needs("dataset.bucket_no_upscale", (False,)), _FILE)
+_DIFFUSION: AnyOf = (Needs("model.family", none_of=("flux",)),)
+"""Models with a signal-to-noise ratio by step; FLUX.1 goes from noise to picture in a straight line."""
 _FLOW: AnyOf = (Needs("model.family", ("flux",)),)
-
-
-def _sampling(*kinds: str) -> AnyOf:
-    return (Needs("noise.timestep_sampling", kinds),)
-
+_HUBER: AnyOf = (Needs("loss.loss_type", ("huber", "smooth_l1")),)
+_OFFSET: AnyOf = (Needs("noise.noise_offset_type", ("original", "both")),)
+_MULTIRES: AnyOf = (Needs("noise.noise_offset_type", ("multires", "both")),)
+_SEVERAL_MACHINES: AnyOf = (Needs("launch.machines", none_of=(1,)),)
 
 APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
     {
-        "dataset.bucket_no_upscale": (_on("dataset.enable_bucket"),),
-        "dataset.bucket_reso_steps": (_on("dataset.enable_bucket"),),
-        "dataset.min_bucket_reso": (_on("dataset.enable_bucket"), _off("dataset.bucket_no_upscale")),
-        "dataset.max_bucket_reso": (_on("dataset.enable_bucket"), _off("dataset.bucket_no_upscale")),
-        "dataset.keep_tokens": (_on("dataset.shuffle_caption"),),
+        "dataset.bucket_no_upscale": (_BUCKETS,),
+        "dataset.bucket_reso_steps": (_BUCKETS,),
+        "dataset.min_bucket_reso": (_BUCKETS, _ENLARGES),
+        "dataset.max_bucket_reso": (_BUCKETS, _ENLARGES),
+        "dataset.keep_tokens": (_TAGS_ARE_DRAWN,),
         "dataset.cache_dir": ((Needs("dataset.cache_latents", ("disk",)),),),
         "network.rank": (_RANK_COUNTS,),
         "network.alpha": (_RANK_COUNTS,),
@@ -84,14 +90,43 @@ APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
         "network.dim_from_weights": (_given("network.network_weights"),),
         "train.unet_lr": (_RATES_COUNT,),
         "train.text_encoder_lr": (_on("train.train_text_encoder"), _RATES_COUNT),
-        "loss.min_snr_gamma": ((Needs("model.family", none_of=("flux",)),),),
-        "noise.timestep_sampling": (_FLOW,),
-        "noise.sigmoid_scale": (_FLOW, _sampling("flux_shift", "shift", "sigmoid")),
-        "noise.discrete_flow_shift": (_FLOW, _sampling("shift")),
-        "noise.logit_mean": (_FLOW, _sampling("logit_normal")),
-        "noise.logit_std": (_FLOW, _sampling("logit_normal")),
-        "loss.prior_loss_weight": (_given("dataset.reg_dir"),),
+        "train.text_encoder_2_lr": (
+            (Needs("model.family", ("sdxl",)),),
+            _on("train.train_text_encoder"),
+            _RATES_COUNT,
+        ),
+        "train.stop_text_encoder_training": (_on("train.train_text_encoder"),),
+        "train.stop_text_encoder_steps": (_on("train.train_text_encoder"),),
+        "train.ema_save": (_given("train.ema_decay"),),
+        "loss.min_snr_gamma": (_DIFFUSION,),
+        "loss.prior_loss_weight": (_given("dataset.reg_dir", "dataset.config"),),
         "save.keep_last_n": (_given("save.save_every_n_epochs", "save.save_every_n_steps"),),
+        "dataset.keep_tokens_separator": (_TAGS_ARE_DRAWN,),
+        "dataset.secondary_separator": (_TAGS_ARE_DRAWN,),
+        "dataset.token_warmup_min": (_given("dataset.token_warmup_step"),),
+        "dataset.mask_dir": ((Needs("loss.masked_loss", ("folder",)),),),
+        "loss.huber_schedule": (_HUBER,),
+        "loss.huber_c": (_HUBER,),
+        "loss.huber_scale": (_HUBER, (Needs("loss.huber_schedule", none_of=("snr",)),)),
+        "loss.unmasked_weight": ((Needs("loss.masked_loss", none_of=("off",)),),),
+        "loss.prior_words": (_given("loss.prior_preservation"),),
+        "loss.debiased_estimation_loss": (_DIFFUSION,),
+        "loss.scale_v_pred_loss_like_noise_pred": (_DIFFUSION,),
+        "loss.v_pred_like_loss": (_DIFFUSION,),
+        "noise.noise_offset": (_OFFSET,),
+        "noise.noise_offset_random_strength": (_OFFSET, _given("noise.noise_offset")),
+        "noise.adaptive_noise_scale": (_OFFSET, _given("noise.noise_offset")),
+        "noise.multires_noise_iterations": (_MULTIRES,),
+        "noise.multires_noise_discount": (_MULTIRES, _given("noise.multires_noise_iterations")),
+        "noise.ip_noise_gamma_random_strength": (_given("noise.ip_noise_gamma"),),
+        "noise.zero_terminal_snr": (_DIFFUSION,),
+        "noise.timestep_sampling": (_FLOW,),
+        "noise.sigmoid_scale": (_FLOW, (Needs("noise.timestep_sampling", ("flux_shift", "shift", "sigmoid")),)),
+        "noise.discrete_flow_shift": (_FLOW, (Needs("noise.timestep_sampling", ("shift",)),)),
+        "noise.logit_mean": (_FLOW, (Needs("noise.timestep_sampling", ("logit_normal",)),)),
+        "noise.logit_std": (_FLOW, (Needs("noise.timestep_sampling", ("logit_normal",)),)),
+        "launch.machine_rank": (_SEVERAL_MACHINES,),
+        "launch.main_address": (_SEVERAL_MACHINES,),
     }
 )
 """Setting -> what all has to hold for it to count. A new setting that needs another gets a row here."""
@@ -114,7 +149,7 @@ def governor(path: str, values: Values) -> str:
         return chooser_of(fields_of()[path].section)
     for needs in APPLIES.get(path, ()):
         if not any(need.holds(values) for need in needs):
-            return governor(needs[-1].path, values)
+            return governor(needs[0].path, values)
     return path
 
 

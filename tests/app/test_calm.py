@@ -78,7 +78,7 @@ def test_a_changed_setting_is_marked_with_the_default_of_its_variant(layout):
     values = DEFAULTS | {"optimizer.name": "Adafactor", "optimizer.weight_decay": 0.01}
     marks = look(values, "expert", layout, "en")["marks"]
     assert marks["f-optimizer-weight_decay"].endswith(": 0")
-    assert marks["f-optimizer-name"].endswith(": AdamW8bit")
+    assert ": AdamW8bit" in marks["f-optimizer-name"]
     assert marks.keys() == {"f-optimizer-weight_decay", "f-optimizer-name"}
     (part,) = look(values, "expert", layout, "en")["parts"].values()
     assert set(part["fields"]) == marks.keys()
