@@ -50,6 +50,7 @@ def _answer(draft: Draft) -> None:
 def _timesteps(draft: Draft) -> None:
     wanted, path = _said(draft, "timestep_sampling"), "noise.timestep_sampling"
     field = draft.field(path)
+    assert field is not None
     weighting = _said(draft, "weighting_scheme") if draft.dialect == "scripts" else "none"
     if wanted == "sigma" and weighting == "logit_normal":
         draft.differs("timestep_sampling", "why.flow_logit", path, "logit_normal")
@@ -59,7 +60,7 @@ def _timesteps(draft: Draft) -> None:
         return
     if wanted == "sigma":
         draft.differs("timestep_sampling", "why.flow_sigma", path, "shift")
-    elif field and wanted in field.choices:
+    elif wanted in field.choices:
         draft.mapped("timestep_sampling", path, wanted)
     else:
         draft.unsupported("timestep_sampling", "why.no_choice", choices=", ".join(field.choices), default=field.default)
