@@ -13,7 +13,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -43,9 +45,9 @@ def main() -> None:
     print(json.dumps(found, indent=2))
 
 
-def measure(checkpoint: Path, folder: Path, steps: int, size: int) -> dict[str, float | str]:
-    """Train in a process of its own, as the app does, and watch it."""
-    run = create_run(settings_for(checkpoint, folder, steps, size), folder / "runs")
+def measure(checkpoint: Path, folder: Path, steps: int, size: int, **changes: Any) -> dict[str, float | str]:
+    """Train in a process of its own, as the app does, and watch it. ``changes``: further settings, by section."""
+    run = create_run(settings_for(checkpoint, folder, steps, size, changes), folder / "runs")
     begun, wall = time.time(), time.perf_counter()
     command = [sys.executable, "-c", OFFLINE.format(run=str(run.path))]
     with run.log.open("wb") as log:
@@ -65,17 +67,20 @@ sys.exit(main(["train", {run!r}]))
 """The trainer with every connection refused: it must not want one."""
 
 
-def settings_for(checkpoint: Path, folder: Path, steps: int, size: int) -> RunSettings:
+def settings_for(
+    checkpoint: Path, folder: Path, steps: int, size: int, changes: Mapping[str, Mapping[str, Any]]
+) -> RunSettings:
     images = folder / "images" / f"{steps}_usu bear"
     images.mkdir(parents=True)
     Image.effect_noise((size, size), 60).convert("RGB").save(images / "0.png")
-    return RunSettings(
-        model={"base": str(checkpoint)},
-        dataset={"train_dir": images.parent, "resolution": str(size)},
-        optimizer={"name": "AdamW8bit"},
-        train={"epochs": 1},
-        save={"output_dir": folder / "out", "output_name": "full_size"},
-    )
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"base": str(checkpoint)},
+        "dataset": {"train_dir": images.parent, "resolution": str(size)},
+        "optimizer": {"name": "AdamW8bit"},
+        "train": {"epochs": 1},
+        "save": {"output_dir": folder / "out", "output_name": "full_size"},
+    }
+    return RunSettings.model_validate({name: own | changes.get(name, {}) for name, own in sections.items()})
 
 
 def watch(process: subprocess.Popen) -> float:

@@ -75,14 +75,9 @@ def known_names(settings: RunSettings) -> tuple[str, ...]:
     family, network = settings.model.family, settings.network
     layers, targets = known.layers(family), known.default_targets(family)
     inside = {name for name in layers if network.convolutions and _beside_attention(name, family)}
-    inside |= {name for name in layers if name.startswith(_TEXT_BESIDE.get(family, "?"))}
-    names = [name for name in layers if name in targets or name in inside]
+    names = [name for name in layers if name in targets or name in inside or block_of(name, family) == "CLIP"]
     text = settings.train.train_text_encoder
     return tuple(name for name in names if text or not name.startswith("lora_te"))
-
-
-_TEXT_BESIDE: Mapping[Family, str] = {"flux": "lora_te1_"}
-"""Text encoder layers that are trained beside the usual targets: CLIP-L of FLUX; its T5 is left alone."""
 
 
 def _beside_attention(name: str, family: Family) -> bool:
@@ -216,16 +211,23 @@ def _sized(network: NetworkSettings, name: str, own: Mapping[str, Mapping[str, f
     """The settings with a layer's own sizes; alpha keeps its ratio to the rank unless it is given."""
     if not any(name in own[field] for field in VALUES[:-1]):
         return network
-    sizes = []
-    for ranks, alphas in (VALUES[0:2], VALUES[2:4]):
-        usual, alpha = _own(ranks, network), _own(alphas, network)
-        rank = own[ranks].get(name) or usual
-        sizes += [int(rank), own[alphas].get(name) or alpha * rank / usual]
-    return network.sized(*sizes)
+    rank, alpha = _size(network, name, own, *VALUES[0:2])
+    conv_rank, conv_alpha = _size(network, name, own, *VALUES[2:4])
+    return network.sized(rank, alpha, conv_rank, conv_alpha)
+
+
+def _size(
+    network: NetworkSettings, name: str, own: Mapping[str, Mapping[str, float]], ranks: str, alphas: str
+) -> tuple[int, float]:
+    usual, alpha = _own(ranks, network), _own(alphas, network)
+    rank = own[ranks].get(name) or usual
+    return int(rank), own[alphas].get(name) or alpha * rank / usual
 
 
 def rates_differ(settings: RunSettings) -> bool:
     """Whether blocks that are trained are to learn at rates of their own; False where that can't be told."""
+    if not settings.network.block_lrs:
+        return False
     family = settings.model.family
     try:
         found = values_of("block_lrs", known_names(settings), settings.network, family)

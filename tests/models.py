@@ -210,14 +210,18 @@ def sd15_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def full_size_sd15(path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """A Stable Diffusion 1.5 checkpoint of full size with random weights: 4.3 GB in float32, half in fp16.
+    """A Stable Diffusion 1.5 checkpoint of full size with random weights: 4.3 GB in float32, half in fp16."""
+    return full_size_file(path, sd15_shapes(), dtype)
+
+
+def full_size_file(path: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32) -> Path:
+    """A checkpoint with random weights of these shapes.
 
     Weights are small and norms are one, so that nothing overflows. Tensors are written one at a time: it needs little
     memory, and no more disk than the file.
     """
     generator = torch.Generator().manual_seed(0)
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    shapes = sd15_shapes()
     header, end = {}, 0
     for key, shape in shapes.items():
         size = math.prod(shape) * dtype.itemsize
@@ -229,12 +233,12 @@ def full_size_sd15(path: Path, dtype: torch.dtype = torch.float32) -> Path:
         file.write(struct.pack("<Q", len(raw)) + raw)
         for key, shape in shapes.items():
             tensor = _plausible_weight(key, shape, generator)
-            file.write(tensor.to(dtype).view(torch.uint8).numpy().data)
+            file.write(tensor.to(dtype).reshape(-1).view(torch.uint8).numpy().data)
     return path
 
 
 def _plausible_weight(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if len(shape) == 1:
+    if len(shape) < 2:
         return torch.ones(shape) if key.endswith("weight") else torch.zeros(shape)
     fan_in = math.prod(shape[1:]) if "embedding" not in key else 2500
     return torch.randn(shape, generator=generator) * fan_in**-0.5

@@ -94,7 +94,7 @@ def test_ranks_of_blocks_keep_the_ratio_of_alpha_unless_it_is_given():
     for name, choice in found.items():
         block, sizes = block_of(name, "sd1"), (choice.settings.rank, choice.settings.alpha)
         if name.endswith("attn2_to_q"):
-            assert sizes == (2, 1.0 if block != "IN04" else 1.0)
+            assert sizes == (2, 1.0)
         elif block == "MID":
             assert sizes == (4, 2.0)
         elif block == "IN04":
@@ -154,7 +154,12 @@ def test_oft_has_ranks_and_no_alphas():
 
 @pytest.mark.parametrize(
     ("family", "algo", "text", "expected"),
-    [("sd1", "lora", True, (264, 72)), ("sd1", "lora", False, (192, 0)), ("sdxl", "lora", False, (722, 0))],
+    [
+        ("sd1", "lora", True, (264, 72)),
+        ("sd1", "lora", False, (192, 0)),
+        ("sdxl", "lora", False, (722, 0)),
+        ("flux", "lora", True, (376, 72)),
+    ],
 )
 def test_the_layers_of_the_real_models_are_those_that_sd_scripts_trains(family, algo, text, expected):
     found = count(settings(family, algo, train={"train_text_encoder": text}))

@@ -16,6 +16,9 @@ from lora_core.settings import NetworkSettings
 Part = str
 """Of the model: "unet" for every denoiser, "text_encoder", "text_encoder_2"."""
 
+Frozen = nn.Linear | nn.Conv2d
+"""A layer that an adapter may be put on."""
+
 ALPHA_TOLERANCE = 2**-7
 """Files may hold alpha in bf16, which keeps 8 bits."""
 
@@ -43,7 +46,7 @@ class Adapter(nn.Module, ABC):
     title: ClassVar[str]
     """What people call the algorithm."""
 
-    def __init__(self, name: str, layer: nn.Module, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
+    def __init__(self, name: str, layer: Frozen, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
         super().__init__()
         assert getattr(layer, "groups", 1) == 1, f"{name}: no convolutions in groups"
         self.name = name
@@ -54,6 +57,7 @@ class Adapter(nn.Module, ABC):
         self.rate = 1.0
         """What the learning rate of its part is multiplied by."""
         # Not a submodule: the frozen layer's weights are none of the adapter's parameters.
+        self.layer: Frozen
         object.__setattr__(self, "layer", layer)
         self._layer_forward: Callable[[Tensor], Tensor] = layer.forward
         self._patched_before = False
@@ -65,7 +69,7 @@ class Adapter(nn.Module, ABC):
             return
         self._patched_before = "forward" in self.layer.__dict__
         self._layer_forward = self.layer.forward
-        self.layer.forward = self.forward
+        self.layer.forward = self.forward  # type: ignore[method-assign, assignment]
         self.attached = True
 
     def detach(self) -> None:
@@ -74,7 +78,7 @@ class Adapter(nn.Module, ABC):
             return
         assert self.layer.__dict__.get("forward") == self.forward, f"{self.name}: another adapter sits on top"
         if self._patched_before:
-            self.layer.forward = self._layer_forward
+            self.layer.forward = self._layer_forward  # type: ignore[method-assign, assignment]
         else:
             del self.layer.forward
         self.attached = False
@@ -96,7 +100,7 @@ class Adapter(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def create(
-        cls, name: str, layer: nn.Module, part: Part, settings: NetworkSettings, generator: torch.Generator
+        cls, name: str, layer: Frozen, part: Part, settings: NetworkSettings, generator: torch.Generator
     ) -> Self:
         """An adapter that does nothing yet, its numbers drawn from ``generator``."""
 
@@ -105,7 +109,7 @@ class Adapter(nn.Module, ABC):
     def from_tensors(
         cls,
         name: str,
-        layer: nn.Module,
+        layer: Frozen,
         part: Part,
         tensors: Mapping[str, Tensor],
         dropout: Dropout = Dropout(),  # noqa: B008
@@ -143,9 +147,9 @@ class Adapter(nn.Module, ABC):
         for kind, parameter in stored.items():
             if kind not in tensors:
                 raise UserError("adapter.missing_tensor", tensor=key(self.name, kind))
-            found, wanted = tuple(tensors[kind].shape), self.shape_in_file(kind)
-            if _flat(found) != _flat(wanted):
-                raise UserError("adapter.shape_differs", tensor=key(self.name, kind), found=found, wanted=wanted)
+            shape, needed = tuple(tensors[kind].shape), self.shape_in_file(kind)
+            if _flat(shape) != _flat(needed):
+                raise UserError("adapter.shape_differs", tensor=key(self.name, kind), found=shape, wanted=needed)
             parameter.data.copy_(tensors[kind].reshape(parameter.shape))
 
     # ---- what the trainer does with them ---------------------------------------------------------------------
@@ -201,6 +205,7 @@ class Adapter(nn.Module, ABC):
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
         """What a weight (O', I, h, w) answers, at the steps and edges of the layer."""
         layer = self.layer
+        assert isinstance(layer, nn.Conv2d)
         if layer.padding_mode != "zeros":
             x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
             return F.conv2d(x, weight, None, layer.stride, 0, layer.dilation)

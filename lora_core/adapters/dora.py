@@ -51,7 +51,7 @@ class Decomposed(Adapter):
         return self.strength
 
     def stored(self) -> dict[str, nn.Parameter]:
-        return {**super().stored(), MAGNITUDE: self.magnitude}
+        return {**super().stored(), MAGNITUDE: self.magnitude}  # type: ignore[safe-super]
 
     def shape_in_file(self, kind: str) -> tuple[int, ...]:
         if kind != MAGNITUDE:
@@ -89,7 +89,7 @@ class Decomposed(Adapter):
     @torch.no_grad()
     def _change(self) -> Tensor:
         """What the algorithm alone would add to the weight."""
-        return super().delta_weight()
+        return super().delta_weight()  # type: ignore[safe-super]
 
     def _stretch(self) -> Tensor:
         """s of each input or output, float32. |W + D| counts as a constant in the gradient (section 4.3)."""

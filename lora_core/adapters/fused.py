@@ -40,7 +40,7 @@ class _LowRankLinears(torch.autograd.Function):
         dtype = weights[0].dtype
         x_NI = x.reshape(-1, x.shape[-1])
         down = _stack(downs).to(dtype)
-        ups = [up.to(dtype) for up in ups]
+        ups = tuple(up.to(dtype) for up in ups)
         ranks = [up.shape[1] for up in ups]
         hidden_NR = x_NI @ down.t()
         outputs = []
@@ -82,7 +82,7 @@ def _input_gradient(grads_NO: Sequence[Tensor], weights: Sequence[Tensor], grad_
 
 
 def _stack(downs: Sequence[Tensor]) -> Tensor:
-    return downs[0] if len(downs) == 1 else torch.cat(downs)
+    return downs[0] if len(downs) == 1 else torch.cat(list(downs))
 
 
 def _columns(hidden_NR: Tensor, ranks: Sequence[int]) -> Sequence[Tensor]:

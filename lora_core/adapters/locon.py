@@ -5,6 +5,7 @@
 
 from torch import Tensor, nn
 
+from lora_core.adapters.base import Frozen
 from lora_core.adapters.lora import Lora, has_kernel
 
 
@@ -14,7 +15,7 @@ class Locon(Lora):
     title = "LoCon"
 
     @classmethod
-    def accepts(cls, layer: nn.Module) -> bool:
+    def accepts(cls, layer: Frozen) -> bool:
         return isinstance(layer, nn.Linear | nn.Conv2d)
 
     def _hidden(self, x: Tensor, down: Tensor) -> Tensor:

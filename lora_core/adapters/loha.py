@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lora_core.adapters.base import Adapter, Dropout, Part
+from lora_core.adapters.base import Adapter, Dropout, Frozen, Part
 from lora_core.adapters.keys import ALPHA, key
 from lora_core.adapters.lora import has_kernel
 from lora_core.errors import UserError
@@ -24,7 +24,7 @@ class Loha(Adapter):
 
     title = "LoHa"
 
-    def __init__(self, name: str, layer: nn.Module, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
+    def __init__(self, name: str, layer: Frozen, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
         super().__init__(name, layer, part, rank, alpha, dropout)
         device, outputs, columns = layer.weight.device, layer.weight.shape[0], layer.weight[0].numel()
         self.w1_a = nn.Parameter(torch.zeros(outputs, rank, device=device))
@@ -33,7 +33,7 @@ class Loha(Adapter):
         self.w2_b = nn.Parameter(torch.zeros(rank, columns, device=device))
 
     @classmethod
-    def create(cls, name: str, layer: nn.Module, part: Part, settings: NetworkSettings, generator: torch.Generator):
+    def create(cls, name: str, layer: Frozen, part: Part, settings: NetworkSettings, generator: torch.Generator):
         """An adapter that does nothing yet: w2_a is zero, the others normal with 0.1, 1 and 1, as in LyCORIS."""
         rank, alpha = settings.rank_and_alpha(kernel=has_kernel(layer))
         adapter = cls(name, layer, part, rank, alpha, Dropout.of(settings))

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Adapter, Dropout, Part
+from lora_core.adapters.base import Adapter, Dropout, Frozen, Part
 from lora_core.adapters.keys import ALPHA, key
 from lora_core.adapters.lora import has_kernel, kaiming, product_norm
 from lora_core.errors import UserError
 from lora_core.factors import factorization
-from lora_core.settings import LokrSettings
+from lora_core.settings import LokrSettings, NetworkSettings
 
 W1, W1_A, W1_B = "lokr_w1", "lokr_w1_a", "lokr_w1_b"
 W2, W2_A, W2_B = "lokr_w2", "lokr_w2_a", "lokr_w2_b"
@@ -34,7 +34,7 @@ class Sides(NamedTuple):
     full2: bool
 
     @classmethod
-    def of(cls, layer: nn.Module, settings: LokrSettings, rank: int) -> "Sides":
+    def of(cls, layer: Frozen, settings: LokrSettings, rank: int) -> "Sides":
         """LyCORIS' choice: w2 is a product while its rank is below half of its longer side; w1 only when asked."""
         (a, c), (b, d) = (factorization(side, settings.factor) for side in layer.weight.shape[:2])
         full1 = settings.full_matrix or not settings.decompose_both or rank >= max(a, b) / 2
@@ -47,10 +47,18 @@ class Lokr(Adapter):
 
     title = "LoKr"
 
+    # Of these there are two or three, as ``sides`` says.
+    lokr_w1: Tensor
+    lokr_w1_a: Tensor
+    lokr_w1_b: Tensor
+    lokr_w2: Tensor
+    lokr_w2_a: Tensor
+    lokr_w2_b: Tensor
+
     def __init__(
         self,
         name: str,
-        layer: nn.Module,
+        layer: Frozen,
         part: Part,
         rank: int,
         alpha: float,
@@ -68,8 +76,9 @@ class Lokr(Adapter):
             self.register_parameter(kind, nn.Parameter(torch.zeros(shape, device=device)))
 
     @classmethod
-    def create(cls, name: str, layer: nn.Module, part: Part, settings: LokrSettings, generator: torch.Generator):
+    def create(cls, name: str, layer: Frozen, part: Part, settings: NetworkSettings, generator: torch.Generator):
         """An adapter that does nothing yet: w2 (or w2_b) is zero, the others Kaiming-uniform, as in LyCORIS."""
+        assert isinstance(settings, LokrSettings)
         rank, alpha = settings.rank_and_alpha(kernel=has_kernel(layer))
         adapter = cls(name, layer, part, rank, alpha, Sides.of(layer, settings, rank), Dropout.of(settings))
         for kind, parameter in adapter.stored().items():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Adapter, Dropout, Part
+from lora_core.adapters.base import Adapter, Dropout, Frozen, Part
 from lora_core.adapters.fused import LowRank, low_rank_linears
 from lora_core.adapters.keys import ALPHA, DOWN, UP, key
 from lora_core.errors import UserError
@@ -29,7 +29,7 @@ class Lora(Adapter):
 
     title = "LoRA"
 
-    def __init__(self, name: str, layer: nn.Module, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
+    def __init__(self, name: str, layer: Frozen, part: Part, rank: int, alpha: float, dropout: Dropout = Dropout()):  # noqa: B008
         super().__init__(name, layer, part, rank, alpha, dropout)
         assert self.accepts(layer), f"{name}: only 1x1 convolutions without stride"
         device = layer.weight.device
@@ -38,11 +38,11 @@ class Lora(Adapter):
         self.together: SharedInput | None = None
 
     @classmethod
-    def accepts(cls, layer: nn.Module) -> bool:
+    def accepts(cls, layer: Frozen) -> bool:
         return isinstance(layer, nn.Linear) or is_pointwise(layer)
 
     @classmethod
-    def create(cls, name: str, layer: nn.Module, part: Part, settings: NetworkSettings, generator: torch.Generator):
+    def create(cls, name: str, layer: Frozen, part: Part, settings: NetworkSettings, generator: torch.Generator):
         """An adapter that does nothing yet: Kaiming-uniform down (a = sqrt 5), zero up, as in the paper's code."""
         rank, alpha = settings.rank_and_alpha(kernel=has_kernel(layer))
         adapter = cls(name, layer, part, rank, alpha, Dropout.of(settings))
@@ -159,7 +159,7 @@ def _state(x: Tensor) -> tuple[object, ...]:
     return torch.is_grad_enabled(), None if x.is_inference() else x._version
 
 
-def is_pointwise(layer: nn.Module) -> bool:
+def is_pointwise(layer: Frozen) -> bool:
     """Whether a layer is a 1x1 convolution that treats every pixel by itself."""
     return (
         isinstance(layer, nn.Conv2d)
@@ -170,7 +170,7 @@ def is_pointwise(layer: nn.Module) -> bool:
     )
 
 
-def has_kernel(layer: nn.Module) -> bool:
+def has_kernel(layer: Frozen) -> bool:
     """Whether a layer is a convolution larger than 1x1, which has a rank and alpha of its own."""
     return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Adapter, Dropout, Part
+from lora_core.adapters.base import Adapter, Dropout, Frozen, Part
 from lora_core.adapters.dora import MAGNITUDE, Dora, DoraLoha, DoraLokr
 from lora_core.adapters.keys import by_layer, check_same_layers, key
 from lora_core.adapters.locon import Locon
@@ -47,7 +47,8 @@ class AdapterNetwork(nn.Module):
 
     def __init__(self, adapters: Iterable[Adapter]):
         super().__init__()
-        self.adapters: Mapping[str, Adapter] = nn.ModuleDict({adapter.name: adapter for adapter in adapters})
+        by_name = nn.ModuleDict({adapter.name: adapter for adapter in adapters})
+        self.adapters: Mapping[str, Adapter] = by_name  # type: ignore[assignment]
         self._groups = share_inputs(self.adapters)
 
     @classmethod
@@ -96,8 +97,9 @@ class AdapterNetwork(nn.Module):
         dropout = Dropout.of(settings)
         found = []
         for adapter in network:
-            if tensors := layers.get(adapter.name):
-                read = algorithm.from_tensors(adapter.name, adapter.layer, adapter.part, tensors, dropout)
+            if adapter.name in layers:
+                own = layers[adapter.name]
+                read = algorithm.from_tensors(adapter.name, adapter.layer, adapter.part, own, dropout)
                 read.take_options_of(adapter)
                 adapter = read
             found.append(adapter)
@@ -115,7 +117,7 @@ class AdapterNetwork(nn.Module):
         check_same_layers(layers, layers.keys() & by_name.keys())
         chosen = [target for target in targets if target.name in layers]
         found = ((t, layers[t.name]) for t in chosen)
-        return cls(algorithm_of(own).from_tensors(t.name, t.module, t.part, own) for t, own in found)
+        return cls(algorithm_of(own).from_tensors(t.name, _layer(t), t.part, own) for t, own in found)
 
     # ---- on and off --------------------------------------------------------------------------------------------
 
@@ -221,21 +223,26 @@ def algorithm_of(tensors: Mapping[str, Tensor]) -> type[Adapter]:
     return Dora if MAGNITUDE in tensors else Locon
 
 
+def _layer(target: "Target") -> Frozen:
+    assert isinstance(target.module, nn.Linear | nn.Conv2d), f"{target.name}: no linear layer and no convolution"
+    return target.module
+
+
 def _created(target: "Target", choice: Choice, generator: torch.Generator) -> Adapter:
     algorithm = algorithm_for(choice.settings)
-    adapter = algorithm.create(target.name, target.module, target.part, choice.settings, generator)
+    adapter = algorithm.create(target.name, _layer(target), target.part, choice.settings, generator)
     adapter.rate = choice.rate
     return adapter
 
 
 def share_inputs(adapters: Mapping[str, Adapter]) -> list[SharedInput]:
     """Joins the adapters whose layers are called with the same input, where the algorithm computes them together."""
-    adapters = {name: a for name, a in adapters.items() if isinstance(a, Lora) and not isinstance(a, Dora)}
+    plain = {name: a for name, a in adapters.items() if isinstance(a, Lora) and not isinstance(a, Dora)}
     groups = []
     for first, *others in SHARED_INPUTS:
-        for name in [n for n in adapters if n.endswith(first)]:
+        for name in [n for n in plain if n.endswith(first)]:
             stem = name.removesuffix(first)
-            members = [adapters[n] for n in (name, *(stem + other for other in others)) if n in adapters]
+            members = [plain[n] for n in (name, *(stem + other for other in others)) if n in plain]
             if len(members) > 1 and len({m.down.shape[1] for m in members}) == 1:
                 group = SharedInput(members)
                 for member in members:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lora_core.adapters.base import Adapter, Dropout, Part
+from lora_core.adapters.base import Adapter, Dropout, Frozen, Part
 from lora_core.adapters.keys import ALPHA, key
 from lora_core.adapters.lokr import factorization
 from lora_core.adapters.lora import has_kernel
@@ -38,7 +38,7 @@ class Oft(Adapter):
     def __init__(
         self,
         name: str,
-        layer: nn.Module,
+        layer: Frozen,
         part: Part,
         rank: int,
         alpha: float,
@@ -53,7 +53,7 @@ class Oft(Adapter):
         self.blocks = nn.Parameter(torch.zeros(outputs // size, size, size, device=layer.weight.device))
 
     @classmethod
-    def create(cls, name: str, layer: nn.Module, part: Part, settings: NetworkSettings, generator: torch.Generator):
+    def create(cls, name: str, layer: Frozen, part: Part, settings: NetworkSettings, generator: torch.Generator):
         """An adapter that does nothing yet. Blocks by LyCORIS' rule: at least as many as each is large."""
         assert isinstance(settings, OftSettings)
         rank, _ = settings.rank_and_alpha(kernel=has_kernel(layer))
@@ -89,7 +89,8 @@ class Oft(Adapter):
 
     def turn(self) -> Tensor:
         """(K, S, S) R - I, float32; exactly zero for zero blocks. (I + Q)(I - Q)^-1 - I = (I - Q)^-1 2 Q."""
-        q = self._limited(self.blocks - self.blocks.transpose(1, 2))
+        blocks = self.blocks.float()
+        q = self._limited(blocks - blocks.transpose(1, 2))
         return torch.linalg.solve(torch.eye(q.shape[-1], device=q.device) - q, 2 * q)
 
     def stored(self) -> dict[str, nn.Parameter]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_core.adapters.base import Frozen
 from lora_core.adapters.keys import ALPHA, DOWN, UP
 from lora_core.adapters.locon import Locon
 from lora_core.adapters.lora import Lora
@@ -31,7 +32,7 @@ class _Principal(Lora):
     start_up: Tensor
 
     @classmethod
-    def create(cls, name: str, layer: nn.Module, part, settings: NetworkSettings, generator: torch.Generator):
+    def create(cls, name: str, layer: Frozen, part, settings: NetworkSettings, generator: torch.Generator):
         adapter = super().create(name, layer, part, settings, generator)
         weight = layer.weight.detach().float().flatten(1)
         up, down = principal(weight, adapter.rank, generator)

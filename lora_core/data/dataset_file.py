@@ -69,7 +69,6 @@ NOT_HERE: Mapping[str, tuple[Any, ...]] = {
     "validation_seed": (),
     "validation_split": (0, 0.0),
     "alpha_mask": (False,),
-    "conditioning_data_dir": (),
 }
 """Options that do nothing here -> values at which they do nothing in sd-scripts either."""
 
@@ -79,6 +78,8 @@ class Row(Settings):
 
     image_dir: UserPath = None
     metadata_file: UserPath = None
+    conditioning_data_dir: UserPath = None
+    """Masks, one for each image; sd-scripts' way of saying so."""
     num_repeats: int = Field(1, ge=1, le=100_000)
     class_tokens: str = Field("", max_length=500)
     is_reg: bool = False
@@ -270,6 +271,8 @@ def _at(entry: Entry, key: str, values: dict[str, Any], severity: str = "error")
 
 def _scan_entry(entry: Entry, beside: Path, base: DatasetSettings) -> Scan:
     folder = _located(entry.row.image_dir, beside)
+    if masks := _located(entry.row.conditioning_data_dir, beside):
+        entry = replace(entry, options=entry.options.model_copy(update={"mask_dir": masks}))
     if entry.row.metadata_file is not None:
         listed = _located(entry.row.metadata_file, beside)
         assert listed is not None

@@ -57,12 +57,15 @@ def find_masks(folder: Path | None, scan: Scan) -> dict[Path, Path]:
 
     Regularisation pictures only have masks of the second kind: their names are often those of training pictures.
     """
-    if folder is None:
-        return {}
-    listing = list_folder(folder.absolute())
-    flat = _by_stem(listing.images)
-    below = {child.name: _by_stem(list_folder(child).images) for child in listing.folders}
-    return {image: mask for subset in scan.subsets for image, mask in _of_subset(subset, flat, below)}
+    found: dict[Path, Path] = {}
+    for place in {subset.options.mask_dir or folder: None for subset in scan.subsets}:
+        if place is not None:
+            listing = list_folder(place.absolute())
+            flat = _by_stem(listing.images)
+            below = {child.name: _by_stem(list_folder(child).images) for child in listing.folders}
+            own = [subset for subset in scan.subsets if (subset.options.mask_dir or folder) == place]
+            found |= {image: mask for subset in own for image, mask in _of_subset(subset, flat, below)}
+    return found
 
 
 def _of_subset(
@@ -110,12 +113,13 @@ def _is_transparent(path: Path, _modified_ns: int) -> bool:
 
 
 def _folder_problems(settings: RunSettings, scan: Scan, images: list[Path]) -> Iterator[Problem]:
-    folder = settings.dataset.mask_dir
+    folders = [settings.dataset.mask_dir, *(subset.options.mask_dir for subset in scan.subsets)]
+    folder = next((place for place in folders if place is not None), None)
     if folder is None:
         yield Problem("dataset.mask_dir", "data.no_mask_folder", {}, "error", {"loss.masked_loss": "off"})
         return
     try:
-        masks = find_masks(folder, scan)
+        masks = find_masks(settings.dataset.mask_dir, scan)
         wrong = [image for image, mask in masks.items() if _other_shape(image, mask)]
     except UserError as error:
         yield Problem.of("dataset.mask_dir", error)

@@ -142,7 +142,7 @@ def test_every_key_of_sd_scripts_is_accounted_for():
 
 @pytest.mark.parametrize("key", sorted(NOT_HERE))
 def test_what_does_nothing_here_is_named_at_its_row(four, key):
-    below = key in ("alpha_mask", "conditioning_data_dir")
+    below = key == "alpha_mask"
     text = FOUR.replace('image_dir = "cats"', f'image_dir = "cats"\n{key} = 3') if below else f"{FOUR}"
     text = text if below else text.replace("resolution = 64", f"resolution = 64\n{key} = 3")
     write(four, text)
@@ -212,6 +212,13 @@ def test_batches_mix_neither_buckets_nor_datasets(four):
     for batch in batches:
         assert len({(samples[i].subset.dataset, samples[i].placement.bucket) for i in batch}) == 1
         assert len(batch) <= (2 if samples[batch[0]].subset.dataset == 1 else 4)
+
+
+def test_a_datasets_own_batch_size_is_that_of_one_process(four):
+    settings = settings_of(four)
+    settings.launch.processes = 3
+    plan = plan_of_scan(scan(settings.dataset), settings)
+    assert [dataset.batch_size for dataset in plan.datasets] == [6, 12]
 
 
 def test_steps_per_epoch(four):
@@ -358,6 +365,16 @@ def test_random_crops_and_the_cache(four):
     write(four, FOUR.replace("flip_aug = true", "random_crop = true"))
     assert said(four) == [("checks.cache_random_crop", "error")]
     assert said(four, cache_latents="off") == []
+
+
+def test_masks_of_a_subset_come_from_its_own_folder(four, make_folder):
+    from lora_core.data.mask_files import find_masks
+
+    make_folder("masks", 3)
+    write(four, FOUR.replace("flip_aug = true", 'conditioning_data_dir = "masks"'))
+    masks = find_masks(None, scan(DatasetSettings(config=four)))
+    root = four.parent
+    assert masks == {root / "cats" / f"0{i}.png": root / "masks" / f"0{i}.png" for i in range(3)}
 
 
 # ---- Fine-tuning: captions in one file -------------------------------------------------------------------------------

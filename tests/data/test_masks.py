@@ -126,7 +126,7 @@ def test_a_mask_is_where_its_picture_is(root, name, flipped, crop):
 def test_batches_carry_masks_of_the_latents_size(root):
     settings = settings_for(root, "alpha", cache_latents="off", flip_aug=True)
     samples = build_samples(scan(settings.dataset), settings)
-    data = TrainingData(samples, settings.dataset, 2, None, masks_of(settings))
+    data = TrainingData(samples, 2, None, masks_of(settings))
     for index in range(data.batches_per_epoch):
         batch = data.batch(1, index, seed=0)
         height, width = batch.pixels_BCHW.shape[2:]
@@ -138,7 +138,7 @@ def test_batches_carry_masks_of_the_latents_size(root):
 def test_without_masks_batches_have_none(root):
     settings = settings_for(root, "off", cache_latents="off")
     assert MaskFiles.of(settings, scan(settings.dataset)) is None
-    data = TrainingData(build_samples(scan(settings.dataset), settings), settings.dataset, 2)
+    data = TrainingData(build_samples(scan(settings.dataset), settings), 2)
     assert data.batch(1, 0, seed=0).masks_B1HW is None
 
 

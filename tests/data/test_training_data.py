@@ -95,7 +95,7 @@ def test_the_weight_of_a_sample_reaches_its_batch_whatever_made_it(root):
     """A folder's own weight multiplies that of regularisation."""
     data = make_data(root)
     samples = [replace(sample, loss_weight=sample.loss_weight * 0.3) for sample in data.samples]
-    weighted = TrainingData(samples, data.options, 2, data.latents)
+    weighted = TrainingData(samples, 2, data.latents)
     for index in range(data.batches_per_epoch):
         plain, found = data.batch(1, index, seed=0), weighted.batch(1, index, seed=0)
         assert plain.paths == found.paths

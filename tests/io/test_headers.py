@@ -237,7 +237,7 @@ def test_the_folder_of_a_vae(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("pipeline", "family"),
-    [("StableDiffusionXLPipeline", "sdxl"), ("StableDiffusion3Pipeline", "sd3"), ("FluxPipeline", "flux")],
+    [("StableDiffusion3Pipeline", "sd3"), ("FluxPipeline", "flux")],
 )
 def test_folders_of_other_families(tmp_path: Path, pipeline: str, family: str):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))

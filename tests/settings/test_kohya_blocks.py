@@ -14,7 +14,7 @@ from tests.settings.test_kohya_import import entry, gui, nothing, scripts
 
 def layers(told, family="sd1"):
     names = [name for name in known.layers(family) if name in known.default_targets(family)]
-    return {name: choice for name, choice in select(names, told.settings.network, family).items()}
+    return select(names, told.settings.network, family)
 
 
 def by_block(told, family="sd1"):

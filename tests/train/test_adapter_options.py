@@ -1,4 +1,4 @@
-"""Options of the adapters in whole runs: stopped and resumed they end as an unbroken run, and files are what they say."""
+"""Options of the adapters in whole runs: stopped and resumed they end as an unbroken run; files are what they say."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_stopped_and_resumed_it_ends_with_the_file_of_an_unbroken_run(settings, 
     parts = changed(settings, save={"output_dir": tmp_path / "parts"})
     stopped = events_of(parts, At(step4=Stop()))
     state = max((tmp_path / "parts").glob("*-state"), key=lambda path: path.stat().st_mtime)
-    assert not only(stopped, RunStarted)[0].total_steps == only(stopped, StepDone)[-1].step
+    assert only(stopped, RunStarted)[0].total_steps != only(stopped, StepDone)[-1].step
     resumed = changed(parts, save={"resume": state})
     events_of(resumed)
     assert weights(final(resumed)) == weights(final(settings))

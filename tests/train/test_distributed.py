@@ -100,15 +100,28 @@ def dotted(**changes) -> dict:
     return {name.replace("__", "."): value for name, value in changes.items()}
 
 
+BATCH_WIDE = dotted(
+    noise__noise_offset_type="both",
+    noise__multires_noise_iterations=3,
+    noise__noise_offset=0.1,
+    noise__ip_noise_gamma=0.1,
+    loss__loss_type="huber",
+    loss__prior_preservation=0.5,
+    train__ema_decay=0.9,
+)
+"""Noise that is measured over the batch, draws for the whole of it, a second prediction, an average of the weights."""
+
+
 @pytest.mark.parametrize(
     ("processes", "each", "changes"),
     [
         (2, 2, {}),
         (2, 1, dotted(train__gradient_accumulation_steps=3, noise__noise_offset=0.1)),
         (2, 2, dotted(dataset__cache_latents="off", dataset__random_crop=True, train__train_text_encoder=False)),
+        (2, 1, BATCH_WIDE),
         (3, 1, dotted(dataset__cache_latents="disk", dataset__flip_aug=True, loss__min_snr_gamma=5.0)),
     ],
-    ids=["buckets", "accumulation", "no cache", "three, disk cache"],
+    ids=["buckets", "accumulation", "no cache", "noise of a whole batch", "three, disk cache"],
 )
 def test_equal_to_one_process_with_a_larger_batch(base, tmp_path, processes, each, changes):
     cache = {"dataset.cache_dir": tmp_path / "cache"}
@@ -220,7 +233,7 @@ def started(base, tmp_path):
         process.wait()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -242,7 +255,7 @@ def test_the_command_line_trains_with_two_processes(base, tmp_path):
     file = save_settings(with_values(base, values), tmp_path / "settings.toml")
     environment = {**os.environ, "KUMAKOBO_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "lora_core", "train", str(file)]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 processes × batch size 2 = 4 images at a time" in done.stdout
     assert done.stdout.count("Finished after") == 1  # one voice for all

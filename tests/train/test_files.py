@@ -7,6 +7,7 @@ import pytest
 from lora_core.settings import SaveSettings
 from lora_core.train.files import (
     Retention,
+    average_file,
     epoch_file,
     files_in_the_way,
     final_file,
@@ -33,6 +34,8 @@ def test_names_are_those_of_the_field(save):
         ("usu.safetensors", True),
         ("usu-000003.safetensors", True),
         ("usu-step00000007.safetensors", True),
+        ("usu-ema.safetensors", True),
+        ("usu-000003-ema.safetensors", True),
         ("usu.json", True),
         ("usu2.safetensors", False),
         ("usu-v2.safetensors", False),
@@ -62,3 +65,13 @@ def test_without_a_limit_nothing_is_removed(tmp_path):
     path.touch()
     assert Retention(None).add(path) == []
     assert path.exists()
+
+
+def test_an_average_goes_with_its_save(tmp_path):
+    kept = Retention(1)
+    for i in range(2):
+        path = tmp_path / f"usu-{i:06d}.safetensors"
+        path.touch()
+        average_file(path).touch()
+        kept.add(path)
+    assert {path.name for path in tmp_path.iterdir()} == {"usu-000001.safetensors", "usu-000001-ema.safetensors"}

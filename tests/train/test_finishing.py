@@ -108,3 +108,15 @@ def test_captions_from_the_disk_train_the_same_without_the_text_encoder(base, tm
     run(cached, tmp_path / "second", unet_only | {"cache_text_encoder_outputs": "disk"})
     plain, first, second = (load_file(tmp_path / name / "usu.safetensors") for name in ("memory", "first", "second"))
     assert all(torch.equal(plain[key], first[key]) and torch.equal(plain[key], second[key]) for key in plain)
+
+
+@pytest.mark.parametrize("algo", ["locon", "loha", "lokr", "dora"])
+def test_every_algorithm_trains_in_bf16(base, tmp_path, algo):
+    network = {"algo": algo, "rank": 2, "alpha": 1, "conv_rank": 2, "conv_alpha": 1}
+    network |= {} if algo == "dora" else {"scale_weight_norms": 1.0}
+    short = base | {"network": network}
+    events = run(short, tmp_path, {"adapter_precision": "bf16", "max_train_steps": 3})
+    losses = [event.loss for event in events if isinstance(event, StepDone)]
+    plain = run(short, tmp_path / "plain", {"max_train_steps": 3})
+    expected = [event.loss for event in plain if isinstance(event, StepDone)]
+    assert losses == pytest.approx(expected, rel=0.05)

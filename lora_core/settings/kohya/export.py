@@ -196,14 +196,14 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         kind = {"Standard": "Flux1"}.get(kind, kind)
         yield from _flux(settings)
     yield "LoRA_type", kind or "Standard"
-    yield from _loss_and_noise(settings)
-    if settings.noise.zero_terminal_snr == "off":
-        left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
     yield "dora_wd", algorithm == "dora" or bool(getattr(settings.network, "weight_decompose", False))
     if settings.network.base_weights:
         sources = base_weights.parse(settings.network.base_weights)
         yield "base_weights", [str(source.path) for source in sources]
         yield "base_weights_multiplier", [source.multiplier for source in sources]
+    yield from _loss_and_noise(settings)
+    if settings.noise.zero_terminal_snr == "off":
+        left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
     yield "optimizer", _optimizer(settings)
     yield "optimizer_args", list(_arguments(settings))
     yield from _schedule(settings)
