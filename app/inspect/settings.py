@@ -42,6 +42,7 @@ def from_metadata(metadata: Metadata, now: RunSettings) -> Taken:
             left[key] = told[key]
         else:
             taken |= changes
+            left.pop(key, None)
     return Taken(settings, taken, left)
 
 
@@ -156,7 +157,7 @@ Changes = dict[str, Any]
 
 def changes_of(told: Metadata) -> list[tuple[str, Changes]]:
     """Every key that has a place in the form, with the settings it stands for."""
-    found: list[tuple[str, Changes]] = []
+    found = [*_family(told), *_algorithm(told)]
     for key, path, read in TABLE:
         if key in told:
             try:
@@ -164,6 +165,39 @@ def changes_of(told: Metadata) -> list[tuple[str, Changes]]:
             except ValueError:
                 continue
     return [*found, *_kind_of_noise(told), *_text_encoder(told), *_schedule(told), *_optimizer(told)]
+
+
+_FAMILIES = (("sd_v1", "sd1"), ("sd_v2", "sd2"), ("sdxl", "sdxl"), ("flux", "flux"))
+
+
+def _family(told: Metadata) -> list[tuple[str, Changes]]:
+    key = "ss_base_model_version"
+    family = next((name for start, name in _FAMILIES if told.get(key, "").startswith(start)), None)
+    return [(key, {"model.family": family})] if family else []
+
+
+def _algorithm(told: Metadata) -> list[tuple[str, Changes]]:
+    """What sd-scripts' and LyCORIS' network modules were told to train, with the rank of the convolutions."""
+    key, conv = "ss_network_module", told.get("conv_dim", "None") not in OFF
+    algorithm = None
+    if told.get(key) == "lycoris.kohya":
+        wanted = told.get("algo", "")
+        algorithm = ("dora" if truth(told.get("dora_wd", "False")) else "locon") if wanted == "locon" else wanted
+    elif told.get(key) in ("networks.lora", "networks.lora_flux"):
+        algorithm = "locon" if conv else "lora"
+    if algorithm not in ("lora", "locon", "dora", "loha", "lokr"):
+        return []
+    found: list[tuple[str, Changes]] = [(k, {"network.algo": algorithm}) for k in (key, "algo", "dora_wd") if k in told]
+    for option, path, read in (
+        ("conv_dim", "network.conv_rank", _whole),
+        ("conv_alpha", "network.conv_alpha", _number),
+        ("factor", "network.factor", _whole),
+    ):
+        try:
+            found.append((option, {path: read(told[option])}))
+        except (KeyError, ValueError):
+            continue
+    return [entry for entry in found if entry[1].get("network.factor", 1) > 0]
 
 
 def _kind_of_noise(told: Metadata) -> list[tuple[str, Changes]]:

@@ -26,6 +26,8 @@ def taken(**entries: str) -> dict:
 def test_a_usual_training_of_sd_scripts():
     found = from_metadata(metadata(), RunSettings())
     assert found.taken == {
+        "model.family": "sd1",
+        "network.algo": "lora",
         "model.clip_skip": 2,
         "network.rank": 8,
         "network.alpha": 4.0,
@@ -118,27 +120,25 @@ def test_only_optimizers_of_the_list_are_taken(text, changes):
 
 
 def test_what_has_no_place_in_the_form_is_named():
-    left = from_metadata(
+    found = from_metadata(
         {
             "ss_network_dim": "8",
             "ss_network_module": "lycoris.kohya",
             "ss_network_args": json.dumps({"algo": "loha", "conv_dim": "8"}),
             "ss_base_model_version": "sdxl_base_v1-0",
-            "ss_optimizer": "pytorch_optimizer.CAME()",
-            "ss_lr_scheduler": "rex",
+            "ss_optimizer": "somebodys.Optimizer()",
+            "ss_lr_scheduler": "somebodys",
             "ss_loss_type": "other",
             "ss_zero_terminal_snr": "False",
             "ss_clip_skip": "99",
         },
         RunSettings(),
-    ).left
-    assert left == {
-        "algo": "loha",
-        "conv_dim": "8",
-        "ss_network_module": "lycoris.kohya",
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_optimizer": "pytorch_optimizer.CAME()",
-        "ss_lr_scheduler": "rex",
+    )
+    kinds = {"model.family": "sdxl", "network.algo": "loha", "network.conv_rank": 8, "network.rank": 8}
+    assert {path: found.taken.get(path) for path in kinds} == kinds
+    assert found.left == {
+        "ss_optimizer": "somebodys.Optimizer()",
+        "ss_lr_scheduler": "somebodys",
         "ss_loss_type": "other",
         "ss_clip_skip": "99",
     }
