@@ -21,6 +21,7 @@ Stage = Literal[
     "caching_texts",
     "training",
     "sampling",
+    "validating",
     "saving",
     "paused",
     "reading",
@@ -116,6 +117,41 @@ class CheckpointSaved(EventBase):
     state: Path | None = None
 
 
+class PictureLoss(BaseModel):
+    """The loss of one picture, mean over its noise levels and draws."""
+
+    name: str
+    held_out: bool
+    loss: float
+
+
+class BandLoss(BaseModel):
+    """Mean losses at the timesteps from ``low`` up to ``high``, of 1000."""
+
+    low: int
+    high: int
+    fit: float | None = None
+    generalisation: float | None = None
+
+
+class ValidationDone(EventBase):
+    """Over-fitting measured after an epoch; epoch 0 is before the first step. All from fixed noise."""
+
+    type: Literal["validation_done"] = "validation_done"
+    epoch: int
+    step: int
+    fit: float
+    """Mean loss on training pictures."""
+    generalisation: float | None = None
+    """Mean loss on pictures that are not trained on; None when there are none."""
+    drift_class: float = 0.0
+    """Relative distance of the predictions with the LoRA from those without it, for the class prompt."""
+    drift_unrelated: float | None = None
+    """The same for the unrelated prompts; None when there are none."""
+    bands: list[BandLoss] = Field(default_factory=list)
+    pictures: list[PictureLoss] = Field(default_factory=list)
+
+
 class Memory(EventBase):
     """Gigabytes (2**30 bytes): of the graphics card if there is one, and of this process."""
 
@@ -164,6 +200,7 @@ Event = Annotated[
     | EpochDone
     | SampleSaved
     | CheckpointSaved
+    | ValidationDone
     | Memory
     | Warned
     | RunFinished

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lora_core.data.checks import checked
 from lora_core.data.epoch import batches_per_epoch, by_bucket, size_of_batch
 from lora_core.data.folders import scan
+from lora_core.data.held_out import trained_part
 from lora_core.data.samples import Sample, build_samples
 from lora_core.data.subsets import Scan
 from lora_core.data.wording import counted, enumerated
@@ -194,7 +195,8 @@ def preview(settings: RunSettings) -> Preview:
 
 
 def plan_of_scan(found: Scan, settings: RunSettings) -> Plan:
-    """The plan for a checked scan. Raises UserError for an image whose header cannot be read."""
+    """The plan for a checked scan, less what is held out. Raises UserError for an image that cannot be read."""
+    found = trained_part(found, settings.validation)
     samples = build_samples(found, settings, read_captions=False)
     return Plan.of(samples, settings, reg_images_found=sum(len(subset.images) for subset in found.reg))
 

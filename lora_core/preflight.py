@@ -14,6 +14,7 @@ from lora_core import base_weights, selection
 from lora_core.checks import combination_problems, has_no_rank
 from lora_core.data.checks import checked
 from lora_core.data.folders import scan
+from lora_core.data.held_out import held_out_problems
 from lora_core.data.mask_files import mask_problems
 from lora_core.errors import Problem, UserError
 from lora_core.families import FAMILIES, flux_source
@@ -96,6 +97,7 @@ def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:
     found = checked(scan(settings.dataset), settings.dataset, deep=deep)
     yield from found.problems
     yield from mask_problems(settings, found)
+    yield from held_out_problems(settings, found)
     if found.train and found.ok and plan_of_scan(found, settings).total_steps < 1:
         yield Problem(found.train[0].setting, "preflight.no_steps", {"path": found.train[0].folder})
 

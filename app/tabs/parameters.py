@@ -17,6 +17,7 @@ def build(ui: Ui) -> None:
     _layers(ui)
     _start(ui)
     _against_over_fitting(ui)
+    _validation(ui)
     _loss(ui)
     _masks(ui)
     _noise(ui)
@@ -184,6 +185,26 @@ def _against_over_fitting(ui: Ui) -> None:
         with gr.Row():
             form.field("network.module_dropout")
             form.field("network.scale_weight_norms")
+
+
+def _validation(ui: Ui) -> None:
+    form = ui.form
+    with ui.advanced("parameters.validation"):
+        with gr.Row():
+            form.field("validation.every_n_epochs")
+            form.field("validation.split")
+            form.field("validation.seed")
+        ui.picker.field(form, "validation.folder", Wanted("folder"))
+        with gr.Row():
+            form.field("validation.patience")
+            form.field("validation.keep_best")
+        with gr.Row():
+            form.field("validation.max_pictures")
+            form.field("validation.timesteps")
+            form.field("validation.noise_draws")
+        with gr.Row(equal_height=False):
+            form.field("validation.class_prompt")
+            form.field("validation.unrelated_prompts")
 
 
 def _loss(ui: Ui) -> None:

@@ -21,6 +21,7 @@ from lora_core.settings.sample import SampleSettings
 from lora_core.settings.save import SaveSettings
 from lora_core.settings.schedule import ScheduleSettings
 from lora_core.settings.train import TrainSettings
+from lora_core.settings.validation import ValidationSettings
 
 __all__ = [
     "FINDS_ITS_OWN_RATE",
@@ -48,6 +49,7 @@ __all__ = [
     "SdxlModel",
     "Settings",
     "TrainSettings",
+    "ValidationSettings",
     "parse_args",
     "sides",
 ]

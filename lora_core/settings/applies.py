@@ -72,6 +72,8 @@ _FLOW: AnyOf = (Needs("model.family", ("flux",)),)
 _HUBER: AnyOf = (Needs("loss.loss_type", ("huber", "smooth_l1")),)
 _OFFSET: AnyOf = (Needs("noise.noise_offset_type", ("original", "both")),)
 _MULTIRES: AnyOf = (Needs("noise.noise_offset_type", ("multires", "both")),)
+_VALIDATES: AnyOf = _given("validation.every_n_epochs")
+_SPLITS: AnyOf = _given("validation.split", "validation.folder")
 _SEVERAL_MACHINES: AnyOf = (Needs("launch.machines", none_of=(1,)),)
 
 APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
@@ -125,6 +127,9 @@ APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
         "noise.discrete_flow_shift": (_FLOW, (Needs("noise.timestep_sampling", ("shift",)),)),
         "noise.logit_mean": (_FLOW, (Needs("noise.timestep_sampling", ("logit_normal",)),)),
         "noise.logit_std": (_FLOW, (Needs("noise.timestep_sampling", ("logit_normal",)),)),
+        **{f"validation.{name}": (_VALIDATES,) for name in ("split", "folder", "seed", "max_pictures", "timesteps")},
+        **{f"validation.{name}": (_VALIDATES,) for name in ("noise_draws", "class_prompt", "unrelated_prompts")},
+        **{f"validation.{name}": (_VALIDATES, _SPLITS) for name in ("patience", "keep_best")},
         "launch.machine_rank": (_SEVERAL_MACHINES,),
         "launch.main_address": (_SEVERAL_MACHINES,),
     }

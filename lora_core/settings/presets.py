@@ -37,6 +37,7 @@ _YOURS = {
     "save.license",
     "save.tags",
     "sample.prompts",
+    "validation.class_prompt",
 }
 """Beside all paths: what says which pictures, which names, which machine. No preset for a purpose changes it."""
 

@@ -21,6 +21,7 @@ from lora_core.settings.sample import SampleSettings
 from lora_core.settings.save import SaveSettings
 from lora_core.settings.schedule import Cosine, ScheduleSettings
 from lora_core.settings.train import TrainSettings
+from lora_core.settings.validation import ValidationSettings
 
 
 class RunSettings(Settings):
@@ -35,6 +36,7 @@ class RunSettings(Settings):
     train: TrainSettings = TrainSettings()
     loss: LossSettings = LossSettings()
     noise: NoiseSettings = NoiseSettings()
+    validation: ValidationSettings = ValidationSettings()
     save: SaveSettings = SaveSettings()
     sample: SampleSettings = SampleSettings()
     launch: LaunchSettings = LaunchSettings()

@@ -14,6 +14,7 @@ from lora_core.events import (
     SampleSaved,
     StageChanged,
     StepDone,
+    ValidationDone,
     Warned,
 )
 from lora_core.i18n import Language, text
@@ -54,6 +55,8 @@ class Console:
                 self.show_step(event)
             case Warned():
                 self.say(f"! {event.message[self.language]}")
+            case ValidationDone():
+                self.say(validated(event, self.language))
             case CheckpointSaved():
                 self.say(text("train.console.saved", self.language, path=event.path))
             case SampleSaved():
@@ -66,7 +69,7 @@ class Console:
                 self.say(text("train.console.failed", self.language, message=event.message[self.language]))
 
     def show_stage(self, event: StageChanged) -> None:
-        if event.stage != self.stage and event.stage not in ("training", "sampling", "saving"):
+        if event.stage != self.stage and event.stage not in ("training", "sampling", "saving", "validating"):
             self.say(text(f"train.stage.{event.stage}", self.language))
         self.stage = event.stage
 
@@ -96,3 +99,10 @@ class Console:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def validated(event: ValidationDone, language: Language) -> str:
+    """The numbers of an epoch in one line."""
+    apart = "-" if event.generalisation is None else f"{event.generalisation:.5f}"
+    drift = event.drift_class if event.drift_unrelated is None else event.drift_unrelated
+    return text("train.console.validated", language, epoch=event.epoch, fit=event.fit, apart=apart, drift=drift)

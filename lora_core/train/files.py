@@ -30,6 +30,11 @@ def average_file(lora: Path) -> Path:
     return lora.with_name(f"{lora.stem}-ema.safetensors")
 
 
+def best_file(save: SaveSettings) -> Path:
+    """The LoRA of the epoch that did best on held-out pictures."""
+    return _folder(save) / f"{save.output_name}-best.safetensors"
+
+
 def sample_folder(save: SaveSettings) -> Path:
     return _folder(save) / "sample"
 
@@ -47,7 +52,7 @@ def files_in_the_way(save: SaveSettings) -> list[Path]:
     return sorted(
         path
         for path in save.output_dir.iterdir()
-        if path.name in {f"{name}.safetensors", f"{name}-ema.safetensors", f"{name}.json"}
+        if path.name in {f"{name}{end}" for end in (".safetensors", "-ema.safetensors", "-best.safetensors", ".json")}
         or (path.suffix == ".safetensors" and _is_numbered(path.stem.removesuffix("-ema"), name))
     )
 

@@ -3,7 +3,8 @@
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from lora_core.data.checks import checked
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
+from lora_core.data.held_out import held_out_problems, measured, trained_part
 from lora_core.data.mask_files import MaskFiles, mask_problems
 from lora_core.data.masks import Masks
 from lora_core.data.metadata import dataset_metadata
@@ -33,7 +35,7 @@ from lora_core.generate.prompts import parse
 from lora_core.noise import obeying
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
-from lora_core.train import saving, summary
+from lora_core.train import saving, summary, validation
 from lora_core.train.base_weights import merge_base_weights
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
@@ -70,11 +72,12 @@ def train(settings: RunSettings, commands: Iterable[Command] = ()) -> Iterator[E
     yield from summary.warnings(session)
     if settings.sample.at_start and session.first_step == 0:
         yield from draw_samples(session, step=0, epoch=0)
+    yield from validation.at_start(session)
 
     yield StageChanged(stage="training", done=session.first_step, total=session.plan.total_steps)
     step = session.first_step
     try:
-        while step < session.plan.total_steps and not control.stopped:
+        while step < session.plan.total_steps and not control.stopped and not validation.is_ended(session):
             loss = train_step(session, step)
             step += 1
             epoch = session.epoch_of(step)
@@ -101,8 +104,9 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     seed = team.same(random.SystemRandom().randrange(2**32) if seed is None else seed)
     precision = choose_precision(settings.train, device)
     found = team.once_a_machine(lambda: usable(scan(settings.dataset), settings))
-    samples = build_samples(found, settings)
-    plan = plan_of_scan(found, settings)
+    plan, pictures = plan_of_scan(found, settings), measured(found, settings)
+    trained = trained_part(found, settings.validation)
+    samples = build_samples(trained, settings)
 
     yield StageChanged(stage="loading_model")
     family = find_family(settings)
@@ -112,16 +116,21 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
     data = yield from training_data(settings, family, components, samples, plan, team, masks)
+    watch = yield from validation.prepare_validation(settings, pictures, family, components, team, masks)
     merge_base_weights(settings.network.base_weights, family, components)
     feed = Feed(data, seed)
-    texts = yield from encoded_texts(settings, family, components, feed, plan)
+    asked = validation.texts_asked(settings, pictures)
+    texts = yield from encoded_texts(settings, family, components, feed, plan, asked)
     yield StageChanged(stage="loading_model")
     prepare_model(settings, family, components)
 
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
     optimizer = build_optimizer(settings, network, accelerator, plan)
-    facts = facts_of(found, samples, settings, masks)
+    facts = facts_of(trained, samples, settings, masks)
+    if watch is not None:
+        told = (*facts.warnings, *held_out_problems(settings, found))
+        facts = replace(facts, metadata=facts.metadata | watch.metadata(), warnings=told)
     ema = Ema(network.named_parameters(), settings.train.ema_decay) if settings.train.ema_decay else None
     team.check_same_data(facts.fingerprint)
     if position is not None and settings.save.resume is not None:
@@ -147,6 +156,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         first_step=position.step if position else 0,
         texts=texts,
         ema=ema,
+        validation=watch,
         started_at=started_at,
     )
 
@@ -216,19 +226,24 @@ def training_data(
 
 
 def encoded_texts(
-    settings: RunSettings, family: ModelFamily, components: Components, feed: Feed, plan: Plan
+    settings: RunSettings,
+    family: ModelFamily,
+    components: Components,
+    feed: Feed,
+    plan: Plan,
+    more: Collection[str] = (),
 ) -> Iterator[EventBase]:
     """The captions and sample prompts of the run, encoded, if no text encoder is trained; None if one is.
 
     Where all captions that will come can be told beforehand, the text encoders make room for the denoiser; those that
-    are never trained do so even while others are.
+    are never trained do so even while others are. ``more`` are texts that are asked about beside captions and samples.
     """
     trained = trained_text_parts(settings, family)
     if trained and set(family.text_parts) == set(trained):
         return None
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
     if trained:
-        prompts = {prompt.text for prompt in parse(settings.sample.prompts)}.union(captions or ())
+        prompts = {prompt.text for prompt in parse(settings.sample.prompts)}.union(captions or (), more)
         for done, total in family.keep_frozen_texts(components, prompts, settings.model):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         return None
@@ -237,6 +252,7 @@ def encoded_texts(
     if captions is not None:
         if settings.loss.prior_preservation is not None:
             captions = captions | {settings.loss.prior_words}
+        captions = captions.union(more)
         for done, total in texts.filling(captions, weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         for prompt in parse(settings.sample.prompts):
@@ -288,6 +304,10 @@ def at_boundaries(session: Session, log: StepLog, step: int, epoch: int) -> Iter
     if ends_epoch:
         yield from log.flush()
         yield EpochDone(epoch=epoch, step=step, mean_loss=log.epoch_mean())
+    if validation.is_due(session, epoch, ends_epoch=ends_epoch, last=last):
+        yield from log.flush()
+        yield from validation.validate(session, step, epoch, last=last)
+    last = last or validation.is_ended(session)
     by_epoch = bool(ends_epoch and save.save_every_n_epochs and epoch % save.save_every_n_epochs == 0)
     by_step = bool(save.save_every_n_steps and step % save.save_every_n_steps == 0)
     if (by_epoch or by_step) and not last:

@@ -107,7 +107,8 @@ def write(session: "Session", path: Path, step: int, *, with_state: bool) -> Pat
         return None
     folder = state_folder(path)
     position = Position(step, session.seed, session.data_facts.fingerprint, flat(session.settings))
-    save_state(folder, position, session.network, session.optimizer, session.accelerator.scaler, session.ema)
+    more = {} if session.validation is None else session.validation.kept()
+    save_state(folder, position, session.network, session.optimizer, session.accelerator.scaler, session.ema, more)
     return folder
 
 

@@ -35,6 +35,7 @@ from lora_core.train.randomness import derive, generator, seed_dropout
 from lora_core.train.rounding import in_float32
 from lora_core.train.schedules import Factor, factor, set_rates, text_encoders_stop_at, warmup_steps
 from lora_core.train.stopping import StoppedTexts, freeze_text_encoders
+from lora_core.train.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Session:
     stopped_texts: StoppedTexts | None = None
     """Encoded captions from the step on at which the text encoders stopped learning."""
     ema: Ema | None = None
+    validation: Validation | None = None
+    """What over-fitting is measured with."""
 
     @property
     def device(self) -> torch.device:

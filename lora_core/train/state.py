@@ -8,8 +8,10 @@ settings that shape the past are kept to refuse a resume that could not be exact
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -87,8 +89,12 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     scaler: Any = None,
     ema: Ema | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the state as a folder, complete or not at all: it is filled under another name and then renamed."""
+    """Write the state as a folder, complete or not at all: it is filled under another name and then renamed.
+
+    ``texts`` are further files by name.
+    """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -100,6 +106,8 @@ def save_state(
             save_file({name: tensor.cpu() for name, tensor in ema.state_dict().items()}, temporary / _EMA)
         if scaler is not None:
             torch.save(scaler.state_dict(), temporary / "scaler.pt")
+        for name, content in texts.items():
+            (temporary / name).write_text(content, encoding="utf-8")
         (temporary / "position.json").write_text(json.dumps(asdict(position), indent=2), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)

@@ -14,6 +14,7 @@ from lora_core.settings.kohya import (
     rules_launch,
     rules_loss,
     rules_optimizer,
+    rules_validation,
 )
 from lora_core.settings.kohya.command import read_command
 from lora_core.settings.kohya.dataset import REPLACED_BY_FILE, not_here, pointing_at
@@ -65,6 +66,7 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules_files.logs,
     rules_files.samples,
     rules_launch.launch,
+    rules_validation.validation,
 )
 """In this order: the schedule needs the optimizer and the length."""
 

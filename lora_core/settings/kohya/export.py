@@ -12,6 +12,7 @@ import tomlkit
 from lora_core import base_weights
 from lora_core.settings.fields import fields_of, unions_of, values_of
 from lora_core.settings.kohya import rules_optimizer as optimizers
+from lora_core.settings.kohya import rules_validation
 from lora_core.settings.kohya.entries import Entry
 from lora_core.settings.kohya.rules import FAMILIES
 from lora_core.settings.kohya.table import ABSENT, ALIASES, ROWS
@@ -54,6 +55,10 @@ _OWN_WAY = {
     "save.tensorboard",
     "sample.prompts",
     "sample.sampler",
+    "validation.every_n_epochs",
+    "validation.split",
+    "validation.seed",
+    "validation.max_pictures",
 }
 """Settings that are more or less than one key of Kohya; all others go by the field's Kohya name."""
 
@@ -215,6 +220,7 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     if settings.train.cache_text_encoder_outputs == "disk" and not settings.model.family.startswith("sd1"):
         yield "sdxl_cache_text_encoder_outputs", True
         yield "cache_text_encoder_outputs_to_disk", True
+    yield from rules_validation.exported(settings)
     yield "multi_gpu", settings.launch.processes > 1
     yield "num_cpu_threads_per_process", settings.launch.threads or ROWS["num_cpu_threads_per_process"].gui
     if settings.save.tensorboard:
