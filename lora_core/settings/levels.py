@@ -65,9 +65,6 @@ STANDARD = frozenset(
         "save.save_every_n_epochs",
         "save.save_precision",
         "validation.every_n_epochs",
-        "validation.split",
-        "validation.patience",
-        "validation.keep_best",
         "sample.every_n_epochs",
         "sample.sampler",
     }

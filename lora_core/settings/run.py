@@ -36,9 +36,9 @@ class RunSettings(Settings):
     train: TrainSettings = TrainSettings()
     loss: LossSettings = LossSettings()
     noise: NoiseSettings = NoiseSettings()
-    validation: ValidationSettings = ValidationSettings()
     save: SaveSettings = SaveSettings()
     sample: SampleSettings = SampleSettings()
+    validation: ValidationSettings = ValidationSettings()
     launch: LaunchSettings = LaunchSettings()
 
     @property

@@ -236,3 +236,16 @@ def test_the_end_of_the_text_encoder_is_a_key_of_the_gui_only():
     settings = with_values(RunSettings(), {"train.stop_text_encoder_training": 40.0})
     assert json.loads(to_gui(settings).text)["stop_text_encoder_training"] == 40
     assert "train.stop_text_encoder_training" in {entry.key for entry in to_scripts(settings).entries}
+
+
+@pytest.mark.parametrize("dialect", ["toml", "gui"])
+def test_validation_comes_along_both_ways(dialect: str):
+    """There a share alone turns it on, and batches are counted."""
+    own = {"every_n_epochs": 2, "split": 0.2, "seed": 7, "max_pictures": 12}
+    settings = RunSettings(validation=own, train={"train_batch_size": 4})
+    exported = to_gui(settings) if dialect == "gui" else to_scripts(settings)
+    tree = json.loads(exported.text) if dialect == "gui" else tomllib.loads(exported.text)
+    assert import_tree(tree, "x").settings.validation == settings.validation
+    off = to_gui(RunSettings()) if dialect == "gui" else to_scripts(RunSettings())
+    tree = json.loads(off.text) if dialect == "gui" else tomllib.loads(off.text)
+    assert import_tree(tree, "x").settings.validation == RunSettings().validation

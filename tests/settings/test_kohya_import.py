@@ -393,7 +393,8 @@ def test_a_dataset_config_is_pointed_at():
 
 def test_what_a_dataset_config_asks_for_in_vain_is_told():
     told = dataset({"image_dir": "/x/a", "color_aug": True}, {"image_dir": "/y/b"}, validation_split=0.2)
-    assert {e.key for e in told.of("unsupported")} == {"color_aug", "validation_split"}
+    assert {e.key for e in told.of("unsupported")} == {"color_aug"}
+    assert (told.settings.validation.split, told.settings.validation.every_n_epochs) == (0.2, 1)
     assert not dataset({"image_dir": "/x/a", "color_aug": False}, validation_split=0.0).of("unsupported")
 
 
@@ -565,3 +566,10 @@ def test_the_parts_of_a_huber_loss_count_only_with_one():
     run = gui(loss_type="huber", **huber).settings.loss
     assert (run.huber_schedule, run.huber_c, run.huber_scale) == ("exponential", 0.3, 2.0)
     assert entry(gui(**huber), "huber_c").group == "no_effect"
+
+
+def test_a_validation_share_alone_validates_each_epoch():
+    told = import_tree({"pretrained_model_name_or_path": "/x/m.safetensors", "validation_split": 0.1}, "x", nothing)
+    assert told.settings.validation.every_n_epochs == 1
+    told = import_tree({"validation_split": 0.1, "validate_every_n_steps": 50}, "x", nothing)
+    assert "validate_every_n_steps" in {entry.key for entry in told.of("unsupported")}

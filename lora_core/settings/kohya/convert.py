@@ -99,6 +99,7 @@ _OF_A_DATASET = (
     "dataset.token_warmup_min",
     "dataset.token_warmup_step",
     "train.train_batch_size",
+    "validation.every_n_epochs",
 )
 """What a dataset config of sd-scripts says, by its defaults as well; all else stays at our defaults."""
 
