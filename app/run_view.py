@@ -22,6 +22,7 @@ from lora_core.events import (
     StepDone,
     Stop,
     ToolStarted,
+    ValidationDone,
     Warned,
 )
 from lora_core.runs import RunFolder
@@ -73,6 +74,7 @@ class RunView:
     checkpoints: list[CheckpointSaved] = field(default_factory=list)
     files: list[FileSaved] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
+    validations: list[ValidationDone] = field(default_factory=list)
     last_time: float | None = None
     first_time: float | None = None
     read: int = 0
@@ -114,7 +116,10 @@ class RunView:
             case SampleSaved():
                 self.samples.append(event)
             case CheckpointSaved():
-                self.checkpoints.append(event)
+                # The best so far is written over and over.
+                self.checkpoints = [*(c for c in self.checkpoints if c.path != event.path), event]
+            case ValidationDone():
+                self.validations.append(event)
             case Memory():
                 self.memory = event
             case Warned():

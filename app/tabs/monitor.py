@@ -12,7 +12,7 @@ from app import jobs
 from app.i18n import language_of, say, t
 from app.page import Ui, quiet
 from app.run_view import RunView, Views
-from app.widgets import gallery, loss_chart
+from app.widgets import gallery, loss_chart, overfitting
 from app.widgets.run_status import COPY_ON_CLICK, files_html, notes_html, status_html, summary_html
 from app.words import part_name, run_label, state_word
 from lora_core.events import Command, Pause, Resume, SampleNow, SaveNow, Stop
@@ -77,6 +77,7 @@ def build(ui: Ui) -> None:
     with gr.Row(equal_height=False, elem_id="monitor_pictures"):
         with gr.Column(scale=3, min_width=320):
             parts["chart"] = loss_chart.build()
+            parts["validation"] = gr.HTML("", elem_id="monitor_validation")
             parts["summary"] = gr.HTML("", elem_id="monitor_summary")
         with gr.Column(scale=2, min_width=320):
             parts["samples"] = gallery.build()
@@ -155,6 +156,7 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
             (name, chart_version(view), len(view.epochs), view.started is None),
             lambda: loss_chart.points(view, chart_words(language, view.series.rates)),
         ),
+        "validation": Part((name, len(view.validations)), lambda: overfitting.html(view, language)),
         "samples": Part((name, len(view.samples)), lambda: gallery.pictures(view, language)),
         "files": Part(
             (name, len(view.checkpoints), len(view.files), view.ended is None), lambda: files_html(view, language)
@@ -175,6 +177,7 @@ def empty_page(language: Language) -> dict[str, Part]:
     return {
         "status": Part("none", lambda: hint),
         "chart": Part("none", lambda: {"words": words}),
+        "validation": Part("none", str),
         "samples": Part("none", lambda: gallery.pictures(RunView(RunFolder(runs_root() / "none")), language)),
         "files": Part("none", lambda: files_html(RunView(RunFolder(runs_root() / "none")), language)),
     }
