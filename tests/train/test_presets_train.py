@@ -131,7 +131,7 @@ def check_file(settings: RunSettings, state: Mapping[str, Tensor]) -> None:
     """Rank and alpha of every layer, and names that belong to the family and the parts that are trained."""
     family, network = settings.model.family, settings.network
     layers = {key.partition(".")[0] for key in state}
-    assert names.family_of(state) == family
+    assert names.family_of(layers) == family
     for name in layers:
         assert names.locate(name, family) == names.Place(name)
         down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
