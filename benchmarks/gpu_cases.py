@@ -149,12 +149,12 @@ def card_of(case: Case, place: Place) -> Iterator[None]:
     if total < least - 1:  # cards have a little less than they are sold with
         raise TooSmall(f"needs a card with {least:g} GB")
     if case.cap_gb is not None:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (case.cap_gb - OVERHEAD_GB) / total), place.device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (case.cap_gb - OVERHEAD_GB) / total))
     try:
         yield
     finally:
         if case.cap_gb is not None:
-            torch.cuda.set_per_process_memory_fraction(1.0, place.device)
+            torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 # ---- Settings --------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def run_cases(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Row,
         machine = machine or found
         rows += answers
         for row in answers:
-            print(f"{len(rows)}/{len(names)}  {said(row)}", file=sys.stderr, flush=True)
+            print(said(row), file=sys.stderr, flush=True)
     if waiting is not None:
         waiting.end()
     return machine, rows
@@ -109,6 +109,8 @@ class Worker:
         self._process = subprocess.Popen(
             [*command, *(["--tiny"] if arguments.tiny else [])],
             cwd=PROJECT,
+            # Small models gain nothing from more threads, which wait for one another where other work runs.
+            env=os.environ | ({"OMP_NUM_THREADS": "1"} if arguments.tiny else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -138,8 +140,10 @@ class Worker:
             row["case"]: row for line in self._said if line.startswith(ROW) for row in [json.loads(line[len(ROW) :])]
         }
         reason = reason or f"its process ended with {self._process.returncode}"
-        detail = "".join(self._said[-30:])
-        return machine, [rows.get(name) or missing(name, False, reason, detail) for name in names]
+        lost = [name for name in names if name not in rows]
+        for name in lost:  # it ended in the first of them
+            rows[name] = missing(name, False, reason, "".join(self._said[-30:]) if name == lost[0] else "")
+        return machine, [rows[name] for name in names]
 
     def end(self) -> None:
         self._process.kill()

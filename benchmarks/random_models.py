@@ -72,11 +72,11 @@ TINY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 @contextmanager
 def replace_loading(family: str, *, tiny: bool, whole: bool = True) -> Iterator[list[Components]]:
-    """Inside, models of the family are random ones; gives the list of those that were made."""
+    """Inside, models of the family are random ones; gives a list of the one made last."""
     made: list[Components] = []
 
     def load(self: Any, model: Any, *, dtype: torch.dtype, device: torch.device) -> Components:
-        made.append(random_components(family, dtype, device, tiny=tiny, whole=whole))
+        made[:] = [random_components(family, dtype, device, tiny=tiny, whole=whole)]
         return made[-1]
 
     with patch.object(type(FAMILIES[family]), "load", load):
