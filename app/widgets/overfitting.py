@@ -1,6 +1,6 @@
 """Over-fitting on the monitor: three curves by epoch, what they say, and which pictures fight the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -95,7 +95,7 @@ def svg(drawn: Sequence[Curve], found: Verdict, language: Language) -> str:
 _NAMES = ("fit", "generalisation", "drift")
 
 
-def _border(found: Verdict, across) -> str:
+def _border(found: Verdict, across: Callable[[float], float]) -> str:
     if found.kind != "border":
         return ""
     left, right, middle = across(found.low - 0.5), across(found.high + 0.5), across(found.border)
