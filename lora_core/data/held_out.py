@@ -105,7 +105,7 @@ def scan_folder(settings: RunSettings) -> Scan:
     dataset = settings.dataset.model_copy(update=own)
     found = checked(scan(dataset), dataset, deep=False)
     problems = (
-        replace(problem, path="validation.folder", fix=None)
+        replace(problem, path="validation.folder", fix={})
         for problem in found.problems
         if problem.path == "dataset.train_dir"
     )
