@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lora_core.data.checks import checked
+from lora_core.data.content import content_hash
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
 from lora_core.data.mask_files import MaskFiles, mask_problems
@@ -40,6 +41,7 @@ from lora_core.train.device import DTYPES, choose_device, choose_precision
 from lora_core.train.distributed import Team, join
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
+from lora_core.train.pair import PairLatents, encode_pair
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
     DataFacts,
@@ -111,6 +113,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         hash_in_background(components)
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
+    pair = pair_of(settings, family, components, samples)
     data = yield from training_data(settings, family, components, samples, plan, team, masks)
     merge_base_weights(settings.network.base_weights, family, components)
     feed = Feed(data, seed)
@@ -147,6 +150,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         first_step=position.step if position else 0,
         texts=texts,
         ema=ema,
+        pair=pair,
         started_at=started_at,
     )
 
@@ -168,10 +172,22 @@ def masks_of(settings: RunSettings, found: Scan, components: Components) -> Mask
     return None if files is None else Masks(files, components.vae_factor)
 
 
+def pair_of(
+    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
+) -> PairLatents | None:
+    """The two pictures of a copier LoRA, while the VAE is there."""
+    before, after = settings.dataset.pair_before, settings.dataset.pair_after
+    if before is None or after is None:
+        return None
+    return encode_pair(family, components, before, after, samples[0].placement)
+
+
 def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: Masks | None = None) -> DataFacts:
     known = fingerprint(samples)
     if masks is not None:
         known += masks.fingerprint([sample.image.path for sample in samples])
+    if settings.dataset.pair_before is not None:
+        known += content_hash(settings.dataset.pair_before)
     return DataFacts(
         fingerprint=known,
         metadata=dataset_metadata(
