@@ -12,7 +12,7 @@ def text_encoder_of_pair(settings: RunSettings) -> Found:
     """The change is in the picture, not in a word."""
     if settings.dataset.has_pair and settings.train.train_text_encoder:
         path = "train.train_text_encoder"
-        yield Problem(path, "data.pair_text_encoder", {}, "warning", {path: False})
+        yield Problem(path, "checks.pair_text_encoder", {}, "warning", {path: False})
 
 
 def folders_of_pair(settings: RunSettings) -> Found:
@@ -21,7 +21,7 @@ def folders_of_pair(settings: RunSettings) -> Found:
         for name in ("train_dir", "reg_dir", "config", "metadata_file"):
             if getattr(settings.dataset, name) is not None:
                 path = f"dataset.{name}"
-                yield Problem(path, "data.pair_folders", {}, "warning", {path: None})
+                yield Problem(path, "checks.pair_folders", {}, "warning", {path: None})
 
 
 def losses_of_pair(settings: RunSettings) -> Found:
@@ -32,7 +32,7 @@ def losses_of_pair(settings: RunSettings) -> Found:
             ("loss.prior_preservation", settings.loss.prior_preservation is not None, None),
         ):
             if is_on:
-                yield Problem(path, "data.pair_prior", {}, "warning", {path: off})
+                yield Problem(path, "checks.pair_prior", {}, "warning", {path: off})
 
 
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (text_encoder_of_pair, folders_of_pair, losses_of_pair)
