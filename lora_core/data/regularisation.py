@@ -54,9 +54,7 @@ def training_sizes(settings: RegularisationSettings) -> list[Size]:
         return []
     run = RunSettings(model=settings.model, dataset=dataset)
     found = checked(scan(dataset), dataset, deep=False)
-    placed = {
-        sample.image.path: sample.placement.bucket for sample in build_samples(found, run, read_captions=False)
-    }
+    placed = {sample.image.path: sample.placement.bucket for sample in build_samples(found, run, read_captions=False)}
     return list(placed.values())
 
 

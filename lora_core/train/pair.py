@@ -95,7 +95,7 @@ Encode = Callable[["Session", Sequence[str]], Conditioning]
 
 
 def turned(base_other: Tensor, *, here: Tensor, other: Tensor) -> Tensor:
-    """f0(z_other) + y_here - y_other: the source model's answer for the other picture, and the difference of the two."""
+    """f0(z_other) + y_here - y_other: the source model's answer for the other picture, and the two's difference."""
     return base_other + here - other
 
 
