@@ -143,7 +143,7 @@ Report = Callable[[Look, Language], str]
 def folders_html(look: Look, language: Language) -> str:
     """The tree of folders that was found and how it becomes steps."""
     settings, found = look.settings, look.found
-    if settings.dataset.train_dir is None and settings.dataset.config is None:
+    if not settings.dataset.has_pictures:
         return _hint("folders.hint", language)
     lines = [
         f'<li class="{"reg" if subset.is_reg else "train"}">{escape(subset.line(language))}</li>'

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lora_core import launch_checks
+from lora_core import checks_pair, launch_checks
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.i18n import Language, text
@@ -421,6 +421,8 @@ def samples_never_drawn(settings: RunSettings) -> Found:
 def folders_not_used(settings: RunSettings) -> Found:
     """A dataset file takes the place of the folders, as in sd-scripts; a caption list that of regularisation."""
     dataset = settings.dataset
+    if dataset.has_pair:
+        return  # said in checks_pair
     if dataset.config is not None:
         for name in ("train_dir", "reg_dir", "metadata_file"):
             if getattr(dataset, name) is not None:
@@ -502,6 +504,7 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     never_saved_on_the_way,
     samples_never_drawn,
     *LOSS_AND_NOISE,
+    *checks_pair.COMBINATIONS,
     flux_sizes,
     flux_sample_guidance,
     *launch_checks.COMBINATIONS,

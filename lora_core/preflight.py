@@ -44,7 +44,7 @@ def required(settings: RunSettings) -> Iterator[Problem]:
     """Fields without which there is nothing to do."""
     if not settings.model.base.strip():
         yield Problem("model.base", "preflight.no_model", fix={"model.base": BUILT_IN})
-    if settings.dataset.train_dir is None and settings.dataset.config is None:
+    if not settings.dataset.has_pictures:
         yield Problem("dataset.train_dir", "preflight.no_images_folder")
     if settings.save.output_dir is None:
         yield Problem("save.output_dir", "preflight.no_output_folder")
@@ -92,7 +92,7 @@ def _flux(model: FluxModel) -> Iterator[Problem]:
 
 def dataset(settings: RunSettings, deep: bool) -> Iterator[Problem]:
     """The folders, images and captions, and whether they come to at least one step."""
-    if settings.dataset.train_dir is None and settings.dataset.config is None:
+    if not settings.dataset.has_pictures:
         return
     found = checked(scan(settings.dataset), settings.dataset, deep=deep)
     yield from found.problems

@@ -1,4 +1,4 @@
-"""The commands on LoRA files: kumakobo merge, apply, extract, resize, convert, clean, inspect, compare.
+"""The commands on LoRA files: kumakobo merge, apply, extract, resize, convert, clean, inspect, compare, regularisation.
 
 Beside their own short forms they take the command lines of sd-scripts' svd_merge_lora.py, merge_lora.py,
 sdxl_merge_lora.py, flux_merge_lora.py, extract_lora_from_models.py and resize_lora.py, under the same option names.
@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_core.errors import UserError
 from lora_core.i18n import Language, text
+from lora_core.settings import RunSettings
 from lora_core.settings.problems import SettingsError
 from lora_core.settings.tools import (
     ApplySettings,
@@ -20,6 +21,7 @@ from lora_core.settings.tools import (
     ConvertSettings,
     ExtractSettings,
     MergeSettings,
+    RegularisationSettings,
     ResizeSettings,
     ToolSettings,
     checked,
@@ -308,6 +310,42 @@ def clean_settings(arguments: argparse.Namespace) -> ToolSettings:
     return checked(CleanSettings, {**target_of(arguments), **given, "remove_blocks": arguments.remove_blocks})
 
 
+def _regularisation(parser: argparse.ArgumentParser, says: Language) -> None:
+    def option(name: str, *more: str, **options: Any) -> None:
+        parser.add_argument(name, *more, help=text(f"cli.regularisation.{options.pop('said')}", says), **options)
+
+    parser.set_defaults(run=run_tool, settings=regularisation_settings)
+    option("prompt", metavar="CLASS", said="prompt")
+    option("--folder", type=Path, required=True, said="folder")
+    option("--settings", dest="training", type=Path, metavar="FILE", said="settings")
+    option("--model", metavar="FILE", said="model")
+    option("--family", choices=("sd1", "sd2", "sdxl", "flux"), said="family")
+    option("--train-dir", type=Path, metavar="FOLDER", said="train_dir")
+    option("-n", "--count", type=int, said="count")
+    option("--seed", type=int, default=1, said="seed")
+    option("--negative", default="", said="negative")
+    option("--captions", action="store_true", said="captions")
+    parser.add_argument("--dry-run", action="store_true", help=text("cli.tool.dry_run", says))
+
+
+def regularisation_settings(arguments: argparse.Namespace) -> ToolSettings:
+    """With the model and the pictures of a training, where one is given; what is said besides takes their place."""
+    from lora_core.settings.files import load_settings
+
+    training = load_settings(arguments.training) if arguments.training else RunSettings()
+    model = training.model.model_dump()
+    if arguments.family and arguments.family != model["family"]:
+        model = {"family": arguments.family}
+    if arguments.model:
+        model["base"] = arguments.model
+    dataset = training.dataset.model_dump()
+    if arguments.train_dir:
+        dataset |= {"train_dir": arguments.train_dir, "config": None, "metadata_file": None}
+    given = {name: getattr(arguments, name) for name in ("prompt", "folder", "count", "seed", "negative", "captions")}
+    device = training.train.device
+    return checked(RegularisationSettings, {**given, "model": model, "dataset": dataset, "device": device})
+
+
 def _inspect(parser: argparse.ArgumentParser, says: Language) -> None:
     parser.set_defaults(run=run_inspect)
     parser.add_argument("files", nargs="+", type=Path, help=text("cli.inspect.files", says))
@@ -331,6 +369,7 @@ _PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
     "compare": _compare,
     "convert": _convert,
     "clean": _clean,
+    "regularisation": _regularisation,
 }
 
 

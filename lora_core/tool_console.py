@@ -19,6 +19,8 @@ class ToolConsole:
         self.out = out or sys.stdout
         self.bar: tqdm | None = None
         self.stage = ""
+        self.stopped = "tools.stopped"
+        """What to say when the job is stopped now."""
 
     def say(self, line: str) -> None:
         self.close()
@@ -39,9 +41,10 @@ class ToolConsole:
             case Warned():
                 self.say(f"! {event.message[self.language]}")
             case FileSaved():
+                self.stopped = "tools.stopped_kept" if event.kind == "picture" else self.stopped
                 self.say(text("tools.saved", self.language, path=event.path, facts=facts_words(event, self.language)))
             case RunFinished(reason="stopped"):
-                self.say(text("tools.stopped", self.language))
+                self.say(text(self.stopped, self.language))
             case RunFailed():
                 self.close()
                 print(event.message[self.language], file=sys.stderr, flush=True)
@@ -85,7 +88,7 @@ def run_in_terminal(settings: ToolSettings, language: Language) -> int:
                 code = EXIT_FAILED
     except KeyboardInterrupt:
         steps.close()
-        console.say(text("tools.stopped", language))
+        console.say(text(console.stopped, language))
         return EXIT_STOPPED
     finally:
         console.close()

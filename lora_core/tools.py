@@ -31,6 +31,7 @@ TOOLS: Mapping[str, tuple[str, str]] = {
     "convert": ("lora_core.merge.convert", "convert"),
     "clean": ("lora_core.merge.convert", "clean"),
     "preview": ("lora_core.generate.preview", "preview"),
+    "regularisation": ("lora_core.generate.regularisation", "regularisation"),
 }
 """Job -> module and generator of its events. A module is loaded when its job is run."""
 

@@ -17,6 +17,7 @@ FLUX = {"model.family": "flux"}
 # name: (what is set, at which setting, how grave, which sentence)
 FLUX = {"model.family": "flux"}
 
+PAIR = {"dataset.pair_before": "a.png", "dataset.pair_after": "b.png", "train.train_text_encoder": False}
 BROKEN = {
     "Prodigy at 1e-4": ({"optimizer.name": "Prodigy"}, "train.learning_rate", "error", "own_rate_low"),
     "D-Adaptation at 1e-4": ({"optimizer.name": "DAdaptAdam"}, "train.learning_rate", "error", "own_rate_low"),
@@ -341,6 +342,19 @@ BROKEN = {
         "loss.prior_words",
         "warning",
         "prior_words_trigger",
+    ),
+    "words of a pair": ({"dataset.pair_before": "a.png"}, "train.train_text_encoder", "warning", "pair_text_encoder"),
+    "folder beside a pair": (
+        PAIR | {"dataset.train_dir": "a"},
+        "dataset.train_dir",
+        "warning",
+        "pair_folders",
+    ),
+    "class kept beside a pair": (
+        PAIR | {"loss.prior_preservation": 1},
+        "loss.prior_preservation",
+        "warning",
+        "pair_prior",
     ),
     "folder beside a dataset file": (
         {"dataset.config": "d.toml", "dataset.train_dir": "a"},

@@ -12,7 +12,13 @@ from lora_core import cli, tool_commands
 from lora_core.io.arrays import open_arrays, save_arrays
 from lora_core.merge.lora import load_lora
 from lora_core.runs import PROJECT
-from lora_core.settings.tools import ApplySettings, ExtractSettings, MergeSettings, ResizeSettings
+from lora_core.settings.tools import (
+    ApplySettings,
+    ExtractSettings,
+    MergeSettings,
+    RegularisationSettings,
+    ResizeSettings,
+)
 from tests.merge import makers
 
 LAYERS = {name: shape for name, shape in makers.SMALL["sd1"].items() if np.prod(shape) < 500_000}
@@ -37,6 +43,28 @@ def settings_of(line: str):
 
 def run(line: str) -> int:
     return cli.main(shlex.split(line))
+
+
+def test_regularisation_takes_model_and_pictures_of_a_training(folder):
+    (folder / "mine.toml").write_text(
+        'version = 2\n[model]\nfamily = "sdxl"\nbase = "x.safetensors"\n[dataset]\nresolution = "1024"\n',
+        encoding="utf-8",
+    )
+    settings = settings_of("regularisation '1girl, solo' --folder reg --settings mine.toml --train-dir img -n 9")
+    assert isinstance(settings, RegularisationSettings)
+    assert (settings.model.family, settings.model.base, settings.dataset.resolution) == (
+        "sdxl",
+        "x.safetensors",
+        "1024",
+    )
+    assert (settings.prompt, settings.count, settings.dataset.train_dir.name) == ("1girl, solo", 9, "img")
+    assert settings_of("regularisation bear --folder reg --model y.ckpt --family sd2").model.family == "sd2"
+
+
+def test_regularisation_says_what_it_would_do(folder, capsys):
+    assert run("regularisation bear --folder reg -n 3 --dry-run") == 0
+    assert "3 pictures of" in capsys.readouterr().out
+    assert not (folder / "reg").exists()
 
 
 # ---- command lines of guides -----------------------------------------------------------------------------------------

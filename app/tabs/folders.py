@@ -1,5 +1,6 @@
 """Folders: the images to learn from, and where the LoRA goes."""
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -9,12 +10,16 @@ from app.folder_view import Wanted
 from app.i18n import language_of, say, t
 from app.live import folders_html
 from app.page import Ui, quiet
+from app.pair_view import pair_html
 from app.toast import info, warn
+from app.widgets import make_regularisation
 from lora_core.data.dataset_table import COLUMNS
+from lora_core.data.listing import IMAGE_ENDINGS
 from lora_core.errors import UserError
 from lora_core.i18n import Language
 
 FOLDER = Wanted("folder")
+PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
 DATASET_FILE = Wanted("file", (".toml", ".json"))
 CAPTION_LIST = Wanted("file", (".json",))
 
@@ -27,11 +32,14 @@ def build(ui: Ui) -> None:
             ui.picker.field(form, "dataset.train_dir", FOLDER)
             form.field("dataset.trigger_words")
             ui.picker.field(form, "dataset.reg_dir", FOLDER)
+            make_regularisation.build(ui)
         with gr.Column(scale=2, min_width=320, elem_classes="kb-section"):
             gr.Markdown(t("folders.found"), elem_classes="kb-title")
             ui.report(folders_html, "folder_report")
     with ui.advanced("folders.several"):
         _several(ui)
+    with ui.advanced("folders.pair"):
+        _pair(ui)
     with gr.Column(elem_classes="kb-section"):
         gr.Markdown(t("folders.output"), elem_classes="kb-title")
         with gr.Row(equal_height=False):
@@ -59,6 +67,14 @@ def build(ui: Ui) -> None:
             form.field("save.tags")
         form.field("save.description")
         form.field("save.comment")
+
+
+def _pair(ui: Ui) -> None:
+    """Two pictures in place of folders: a copier LoRA from their difference."""
+    gr.Markdown(t("folders.pair_help"), elem_classes="kb-hint")
+    ui.picker.field(ui.form, "dataset.pair_before", PICTURE)
+    ui.picker.field(ui.form, "dataset.pair_after", PICTURE)
+    ui.report(partial(pair_html, roots=ui.context.roots), "pair_report")
 
 
 def _several(ui: Ui) -> None:

@@ -232,6 +232,7 @@ def _masks(ui: Ui) -> None:
         with gr.Row():
             form.field("loss.masked_loss")
             form.field("loss.unmasked_weight")
+            form.field("loss.pair_outside")
         ui.picker.field(form, "dataset.mask_dir", Wanted("folder"))
         with gr.Row():
             form.field("loss.prior_preservation")

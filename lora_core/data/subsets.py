@@ -36,6 +36,8 @@ class Subset:
         """The setting that names this folder."""
         if self.dataset:
             return "dataset.config"
+        if self.options.has_pair:
+            return "dataset.pair_after"
         return "dataset.reg_dir" if self.is_reg else "dataset.train_dir"
 
     @property

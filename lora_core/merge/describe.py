@@ -20,6 +20,7 @@ from lora_core.settings.tools import (
     LoraSource,
     MergeSettings,
     PreviewSettings,
+    RegularisationSettings,
     ResizeSettings,
     Size,
     Target,
@@ -217,6 +218,22 @@ def _pictures(settings: PreviewSettings, facts: dict[str, Any]) -> list[Said]:
     return [Said("describe.pictures", {"count": len(settings.prompts), "base": settings.base})]
 
 
+def _regularisation(settings: RegularisationSettings, facts: dict[str, Any]) -> list[Said]:
+    from lora_core.data.regularisation import class_folder, number_of_pictures, still_to_draw, training_sizes
+
+    folder, sizes = class_folder(settings), training_sizes(settings)
+    count = number_of_pictures(settings, sizes)
+    left = sum(1 for _ in still_to_draw(settings, sizes, count))
+    facts |= {"count": count, "left": left}
+    said = [Said("describe.regularisation", {"count": count, "prompt": settings.prompt, "path": folder})]
+    if left < count:
+        said.append(Said("describe.regularisation_left", {"there": count - left, "left": left}))
+    if sizes:
+        shown = ", ".join(f"{width} × {height}" for width, height in sorted(set(sizes))[:8])
+        said.append(Said("describe.regularisation_sizes", {"pictures": len(sizes), "sizes": shown}))
+    return said
+
+
 def _raise(key: str) -> list[Said]:
     raise UserError(key)
 
@@ -230,4 +247,5 @@ _STEPS: Mapping[type, tuple[Step, ...]] = {
     ConvertSettings: (_one_lora, _conversion, _output),
     CleanSettings: (_one_lora, _cleaning, _output),
     PreviewSettings: (_pictures,),
+    RegularisationSettings: (_regularisation,),
 }

@@ -111,6 +111,7 @@ APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
         "loss.huber_c": (_HUBER,),
         "loss.huber_scale": (_HUBER, (Needs("loss.huber_schedule", none_of=("snr",)),)),
         "loss.unmasked_weight": ((Needs("loss.masked_loss", none_of=("off",)),),),
+        "loss.pair_outside": (_given("dataset.pair_before"),),
         "loss.prior_words": (_given("loss.prior_preservation"),),
         "loss.debiased_estimation_loss": (_DIFFUSION,),
         "loss.scale_v_pred_loss_like_noise_pred": (_DIFFUSION,),

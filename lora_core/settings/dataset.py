@@ -14,6 +14,10 @@ class DatasetSettings(Settings):
     """Optional. Holds folders such as "1_bear" with pictures of the class made by the source model; they keep the LoRA from changing every bear."""
     mask_dir: UserPath = setting(None, "Mask folder", "conditioning_data_dir")
     """For a masked loss from a folder: a picture of the same name for each training image, white where it is trained. Folders such as "20_usu bear" may lie inside."""
+    pair_before: UserPath = setting(None, "Copier LoRA: picture before")
+    """For a copier LoRA made fast: the picture as it is. With the next one it takes the place of all folders; the LoRA learns only what differs between the two."""
+    pair_after: UserPath = setting(None, "Copier LoRA: picture after")
+    """The same picture, in the same size, with one thing changed. The LoRA makes this change at 1 and takes it back at -1. The trigger words, if there are any, describe both."""
     config: UserPath = setting(None, "Dataset file", "dataset_config")
     """Optional. A .toml or .json in the format of sd-scripts with several folders, each with its own repeats, size and options. It takes the place of the folders above; what it leaves open is as set here."""
     metadata_file: UserPath = setting(None, "Caption list (JSON)")
@@ -72,3 +76,13 @@ class DatasetSettings(Settings):
     """Where cached latents are kept on disk. Empty: a folder .kumakobo beside the images."""
     skip_bad_images: bool = setting(False, "Skip broken images")
     """Trains without the images that can't be read, after naming them. Off: the run does not start."""
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether two pictures are trained instead of folders; one of them is enough to tell that it was meant."""
+        return self.pair_before is not None or self.pair_after is not None
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it is said where the training pictures are."""
+        return self.train_dir is not None or self.config is not None or self.has_pair

@@ -35,6 +35,8 @@ STANDARD = frozenset(
         "model.vae",
         "model.clip_skip",
         "dataset.reg_dir",
+        "dataset.pair_before",
+        "dataset.pair_after",
         "dataset.enable_bucket",
         "dataset.flip_aug",
         "dataset.shuffle_caption",

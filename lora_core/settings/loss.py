@@ -28,6 +28,8 @@ class LossSettings(Settings):
     """Trains only part of each picture: what its transparency leaves (alpha), or what is white in a mask picture of the same name (folder). The background is then not learned."""
     unmasked_weight: float = setting(0.0, "Weight outside the mask", ge=0, le=1)
     """How much the masked-out part still counts. 0.1 keeps the background from drifting."""
+    pair_outside: float = setting(1.0, "Copier LoRA: hold the rest", ge=0, le=100)
+    """How firmly everything outside the changed area stays as it is. Higher keeps more and learns the change more slowly; 0 lets the rest go."""
     prior_loss_weight: float = setting(1.0, "Prior loss weight", "prior_loss_weight", ge=0, le=10)
     """How much the regularisation images count against the training images. 0 turns them off."""
     prior_preservation: float | None = setting(None, "Prior preservation", gt=0, le=10)

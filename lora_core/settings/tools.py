@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lora_core.settings.base import Settings, UserPath
+from lora_core.settings.dataset import DatasetSettings
+from lora_core.settings.model import AnyModel, Sd1Model
 from lora_core.settings.problems import SettingsError, problems_from
 
 MethodName = Literal["svd", "concat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
@@ -186,6 +188,40 @@ class PreviewSettings(Settings):
     height: int | None = Field(None, ge=16, le=4096)
 
 
+class RegularisationSettings(Settings):
+    """A class prompt -> pictures of the class as the source model draws it, to regularise a training with."""
+
+    job: Literal["regularisation"] = "regularisation"
+    model: AnyModel = Sd1Model()
+    """The model to draw with: the one that will be trained."""
+
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    """The training pictures; the new ones get their sizes."""
+
+    folder: UserPath = None
+    """The regularisation folder. The pictures go into a folder such as "1_bear" in it."""
+
+    prompt: str = Field("", max_length=500)
+    """The class, such as "bear" or "1girl, solo": what the training pictures show, without their trigger words."""
+
+    negative: str = Field("", max_length=2000)
+    """What the pictures are not to show."""
+
+    count: int | None = Field(None, ge=1, le=100_000)
+    """How many pictures there are to be in the end. Empty: five for each training picture."""
+
+    seed: int = Field(1, ge=0, lt=2**32)
+    """Seed of the first picture; each further one has the next."""
+
+    steps: int = Field(28, ge=1, le=150)
+    guidance: float = Field(7.5, ge=0, le=50)
+    sampler: Literal["euler_a", "euler", "ddim", "dpmpp_2m_karras", "unipc"] = "euler_a"
+    captions: bool = False
+    """Also write the class as a caption file beside each picture."""
+
+    device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
+
+
 ToolSettings = Annotated[
     MergeSettings
     | ApplySettings
@@ -193,7 +229,8 @@ ToolSettings = Annotated[
     | ResizeSettings
     | ConvertSettings
     | CleanSettings
-    | PreviewSettings,
+    | PreviewSettings
+    | RegularisationSettings,
     Field(discriminator="job"),
 ]
 TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
@@ -205,11 +242,14 @@ JOBS: Mapping[str, type[Settings]] = {
     "convert": ConvertSettings,
     "clean": CleanSettings,
     "preview": PreviewSettings,
+    "regularisation": RegularisationSettings,
 }
 
 
 def output_of(settings: ToolSettings) -> Path | None:
     """The file or folder a job writes; a preview writes pictures into its own run folder."""
+    if isinstance(settings, RegularisationSettings):
+        return settings.folder
     return None if isinstance(settings, PreviewSettings) else settings.output
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lora_core.data.checks import checked
+from lora_core.data.content import content_hash
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
 from lora_core.data.held_out import held_out_problems, measured, trained_part
@@ -42,6 +43,7 @@ from lora_core.train.device import DTYPES, choose_device, choose_precision
 from lora_core.train.distributed import Team, join
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
+from lora_core.train.pair import PairLatents, encode_pair
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
     DataFacts,
@@ -115,6 +117,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         hash_in_background(components)
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
+    pair = pair_of(settings, family, components, samples)
     data = yield from training_data(settings, family, components, samples, plan, team, masks)
     watch = yield from validation.prepare_validation(settings, pictures, family, components, team, masks)
     merge_base_weights(settings.network.base_weights, family, components)
@@ -157,6 +160,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         texts=texts,
         ema=ema,
         validation=watch,
+        pair=pair,
         started_at=started_at,
     )
 
@@ -178,10 +182,22 @@ def masks_of(settings: RunSettings, found: Scan, components: Components) -> Mask
     return None if files is None else Masks(files, components.vae_factor)
 
 
+def pair_of(
+    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
+) -> PairLatents | None:
+    """The two pictures of a copier LoRA, while the VAE is there."""
+    before, after = settings.dataset.pair_before, settings.dataset.pair_after
+    if before is None or after is None:
+        return None
+    return encode_pair(family, components, before, after, samples[0].placement)
+
+
 def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: Masks | None = None) -> DataFacts:
     known = fingerprint(samples)
     if masks is not None:
         known += masks.fingerprint([sample.image.path for sample in samples])
+    if settings.dataset.pair_before is not None:
+        known += content_hash(settings.dataset.pair_before)
     return DataFacts(
         fingerprint=known,
         metadata=dataset_metadata(

@@ -30,6 +30,7 @@ from lora_core.train.loss_weights import prediction_of
 from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
 from lora_core.train.optimizer_table import WARMS_UP_ITSELF
 from lora_core.train.optimizers import create_optimizer
+from lora_core.train.pair import PairLatents, facing, pair_loss
 from lora_core.train.preservation import with_class_words
 from lora_core.train.randomness import derive, generator, seed_dropout
 from lora_core.train.rounding import in_float32
@@ -80,6 +81,8 @@ class Session:
     ema: Ema | None = None
     validation: Validation | None = None
     """What over-fitting is measured with."""
+    pair: PairLatents | None = None
+    """The two pictures of a copier LoRA, where it is made of their difference."""
 
     @property
     def device(self) -> torch.device:
@@ -197,9 +200,10 @@ def train_step(session: Session, step: int) -> Tensor:
     for index in batches:
         seed_dropout(session.seed, epoch, index, *session.team.dropout_path())
         batch = session.feed(epoch, index)
-        loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
-        loss = loss * session.team.share(len(batch)).weight
-        session.accelerator.backward(loss / len(batches))
+        with facing(session.pair, session.network, epoch + index):
+            loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
+            loss = loss * session.team.share(len(batch)).weight
+            session.accelerator.backward(loss / len(batches))
         total += loss.detach() / len(batches)
     total = session.team.sum_gradients(session.parameters(), total)
     if session.settings.train.max_grad_norm is not None:
@@ -236,6 +240,8 @@ def microbatches(plan: Plan, step: int) -> tuple[int, range]:
 
 def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
+    if getattr(session, "pair", None) is not None:
+        return pair_loss(session, batch, random, encode_captions)
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
     t = draw_timesteps(session.noise, x0, random, settings.noise)
