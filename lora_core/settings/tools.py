@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lora_core.settings.base import Settings, UserPath
+from lora_core.settings.generate import GenerateSettings, GridSettings
 from lora_core.settings.problems import SettingsError, problems_from
 
 MethodName = Literal["svd", "concat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
@@ -193,7 +194,9 @@ ToolSettings = Annotated[
     | ResizeSettings
     | ConvertSettings
     | CleanSettings
-    | PreviewSettings,
+    | PreviewSettings
+    | GenerateSettings
+    | GridSettings,
     Field(discriminator="job"),
 ]
 TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
@@ -205,12 +208,16 @@ JOBS: Mapping[str, type[Settings]] = {
     "convert": ConvertSettings,
     "clean": CleanSettings,
     "preview": PreviewSettings,
+    "generate": GenerateSettings,
+    "grid": GridSettings,
 }
+DRAWN = (PreviewSettings, GenerateSettings, GridSettings)
+"""Jobs whose results are pictures, which lie in the job's own folder unless another is named."""
 
 
 def output_of(settings: ToolSettings) -> Path | None:
-    """The file or folder a job writes; a preview writes pictures into its own run folder."""
-    return None if isinstance(settings, PreviewSettings) else settings.output
+    """The file or folder that a job names itself after; jobs that draw have none."""
+    return None if isinstance(settings, DRAWN) else settings.output
 
 
 S = TypeVar("S", bound=Settings)
