@@ -12,7 +12,7 @@ from app.merge import run as job
 from app.merge.parts import fresh
 from app.merge.values import FormError, error_words
 from app.merge.view import problems_html, progress_html
-from app.model_test.form import checked, draft_file, is_busy, load_draft, of_latest_run, settings_of, visible
+from app.model_test.form import DEFAULTS, checked, draft_file, is_busy, load_draft, of_latest_run, settings_of, visible
 from app.model_test.view import gallery, results_html
 from app.page import Ui, quiet
 from lora_core.errors import UserError
@@ -42,20 +42,24 @@ class Events:
         self.ui, self.parts, self.roots = ui, parts, ui.context.roots
         self.ready = gr.State(False)
         """True when the draft is on the page: before that, defaults must not overwrite it."""
+        self.seen = gr.State({})
+        """Which parts this page shows already. What is shown anew tells of a change, which would ask again for ever."""
         self.polled = gr.State({})
         self.timer = gr.Timer(1)
 
     def connect(self) -> None:
         parts, fields = self.parts, set(self.parts.fields.values())
         boxes, problems = set(parts.boxes.values()), parts.places["problems"]
-        self.ui.demo.load(self.restore, None, {*fields, *boxes, self.ready}, **quiet())
+        shown = {*boxes, self.seen}
+        restored = self.ui.demo.load(self.restore, None, {*fields, self.ready}, **quiet())
+        restored.then(self.keep, {*fields, self.ready, self.seen}, shown, **quiet())
         changes = [component.change for component in fields if not isinstance(component, gr.State)]
-        gr.on(changes, self.keep, {*fields, self.ready}, boxes, **quiet(trigger_mode="always_last"))
+        gr.on(changes, self.keep, {*fields, self.ready, self.seen}, shown, **quiet(trigger_mode="always_last"))
         started = {parts.fields["run"], problems, self.timer}
         pressed = parts.buttons["go"].click(self.go, fields, started, **quiet(queue=True, trigger_mode="once"))
         pressed.then(self.poll, *self._polls(), **quiet())
         parts.buttons["cancel"].click(job.stop, parts.fields["run"], None, **quiet())
-        parts.buttons["latest"].click(self.latest, None, {*fields, *boxes, problems}, **quiet())
+        parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
 
@@ -66,16 +70,19 @@ class Events:
         return {parts.fields["run"], self.polled}, {*places, *buttons, self.timer, self.polled}
 
     def restore(self) -> Inputs:
-        """Put what the tab showed last time back."""
+        """Put what the tab showed last time back. An empty number that was never set would be shown as 0."""
         kept = load_draft(draft_file())
-        return {**self._shown(kept), **self._visible(kept), self.ready: True}
+        other = {key: value for key, value in kept.items() if value is None or value != DEFAULTS[key]}
+        return {**self._shown(other), self.ready: True}
 
     def keep(self, by_component: Inputs) -> Inputs:
         """Show what belongs to the choice, and keep what was filled in for the next visit."""
+        if not by_component[self.ready]:
+            return {self.seen: gr.skip()}
         values = self.parts.values(by_component)
-        if by_component[self.ready]:
-            save_draft(values, draft_file())
-        return self._visible(values)
+        save_draft(values, draft_file())
+        boxes = {key: (self.parts.boxes[key], gr.update(visible=on)) for key, on in visible(values).items()}
+        return fresh(boxes, by_component[self.seen], self.seen)
 
     def latest(self, request: gr.Request) -> Inputs:
         """Fill in a grid of the newest training."""
@@ -83,8 +90,7 @@ class Events:
         if found is None:
             words = problems_html([say("model_test.no_run", language_of(request))])
             return {self.parts.places["problems"]: words}
-        values = load_draft(draft_file()) | found
-        return {**self._shown(found), **self._visible(values), self.parts.places["problems"]: ""}
+        return {**self._shown(found), self.parts.places["problems"]: ""}
 
     def go(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Start the job, or say what stands in the way."""
@@ -119,6 +125,3 @@ class Events:
 
     def _shown(self, values: dict[str, Any]) -> Inputs:
         return {self.parts.fields[key]: value for key, value in values.items()}
-
-    def _visible(self, values: dict[str, Any]) -> Inputs:
-        return {self.parts.boxes[key]: gr.update(visible=on) for key, on in visible(values).items()}
