@@ -26,20 +26,9 @@ class Calm:
         self.levels.value = look(values_shown(RunSettings()), level_in(None), self.layout, "en")
 
     def connect(self, demo: gr.Blocks) -> None:
-        """Register the events. One request a change, and nothing but the list of names comes back."""
+        """Register the events of its own; what is shown after a change comes with the reports of ``ui.Live``."""
         fields = self.form.components
-        gr.on(
-            [
-                demo.load,
-                *(component.change for component in fields.values()),
-            ],
-            self.tidy,
-            self.form.inputs,
-            self.levels,
-            **quiet(trigger_mode="always_last"),
-        )
-        for event in self.ui.written:
-            event.then(self.tidy, self.form.inputs, self.levels, **quiet())
+        demo.load(self.begin, None, self.levels, **quiet())
         self.levels.select(self.choose, self.form.inputs, {self.levels, *self.form.inputs}, **quiet())
         self.search.select(self.find, self.form.inputs, self.search, **quiet(trigger_mode="always_last"))
         demo.load(self.greet, None, self.search, **quiet())
@@ -47,8 +36,9 @@ class Calm:
         of_model = {component for path, component in fields.items() if path.startswith("model.")}
         base.change(self.follow, of_model, of_model, **quiet(trigger_mode="always_last"))
 
-    def tidy(self, by_component: Inputs, request: gr.Request) -> dict[str, Any]:
-        return self.looks(self.form.values(by_component), request)
+    def begin(self, request: gr.Request) -> dict[str, Any]:
+        """What is seen until the kept draft is on the page."""
+        return self.looks(values_shown(RunSettings()), request)
 
     def looks(self, values: dict[str, Any], request: gr.Request) -> dict[str, Any]:
         return look(values, level_in(request.cookies), self.layout, language_of(request))

@@ -64,6 +64,11 @@ class Form:
                 updates[component] = gr.update(value=for_component(fields_of()[path], values[path]))
         return updates
 
+    def show_changes(self, before: Values, after: Values) -> dict[Component, Any]:
+        """Updates for the values alone that are others now: each update costs the browser time."""
+        other = {path: value for path, value in after.items() if before.get(path) != value}
+        return self.show(other) or {next(iter(self.components.values())): gr.skip()}
+
 
 def read(values: Values) -> RunSettings:
     """The settings that the page shows. Raises SettingsError with a problem for each field that can't be used."""
@@ -181,9 +186,9 @@ def load_draft(path: Path) -> dict[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return dict(_DEFAULTS)
+        return dict(DRAFT)
     kept = kept if isinstance(kept, dict) else {}
-    return _DEFAULTS | {path: value for path, value in kept.items() if path in _DEFAULTS and _can_show(path, value)}
+    return DRAFT | {path: value for path, value in kept.items() if path in DRAFT and _can_show(path, value)}
 
 
 def _can_show(path: str, value: Any) -> bool:
@@ -201,6 +206,7 @@ def _is_used(path: str, values: Values) -> bool:
     return belongs(fields_of()[path], values)
 
 
-_DEFAULTS: dict[str, Any] = {
+DRAFT: dict[str, Any] = {
     path: for_component(fields_of()[path], value) for path, value in values_shown(RunSettings()).items()
 }
+"""What the fields show before anything was typed."""

@@ -6,6 +6,7 @@ import gradio as gr
 
 from app.form import element_id
 from app.i18n import say
+from app.settled import SCRIPT
 from lora_core.i18n import LANGUAGES
 from lora_core.settings.fields import fields_of
 
@@ -54,7 +55,7 @@ def toast_titles() -> str:
 
 
 _GO_TO = f"<script>{(Path(__file__).parent / 'widgets' / 'go_to.js').read_text(encoding='utf-8')}</script>"
-HEAD = _SHORTCUTS + _GO_TO + f"<style>{kohya_names()}{toast_titles()}</style>"
+HEAD = _SHORTCUTS + _GO_TO + SCRIPT + f"<style>{kohya_names()}{toast_titles()}</style>"
 
 
 def theme() -> gr.themes.Base:

@@ -7,13 +7,13 @@ import gradio as gr
 from gradio.components import Component
 
 from app import jobs, toast
-from app.calm import Layout
 from app.calm_events import Calm
-from app.form import Form, choose_variant, load_draft, save_draft, union_sections, values_shown
+from app.form import DRAFT, Form, choose_variant, load_draft, save_draft, union_sections, values_shown
 from app.i18n import language_of, say, t
 from app.live import Findings, Look, Previews, findings, problem_items
 from app.page import TABS, Context, Ui, quiet
 from app.run_view import Views
+from app.settled import Settled
 from app.summary import summary_html
 from app.theme import HEAD, theme
 from app.widgets import header, job_pill, levels, problem_list, search_box, settings_bar
@@ -59,7 +59,7 @@ def build(context: Context) -> gr.Blocks:
             register()
         calm = Calm(ui, level_switch, search)
         calm.connect(demo)
-        Live(ui, problems, preset, train, calm.layout).connect()
+        Live(ui, problems, preset, train, calm).connect()
         pill.click(lambda: ui.go_to("monitor"), None, ui.tabs, **quiet())
     return demo
 
@@ -67,8 +67,8 @@ def build(context: Context) -> gr.Blocks:
 class Live:
     """Ties the form to what the page says about it, and to Train model."""
 
-    def __init__(self, ui: Ui, problems: gr.HTML, preset: gr.Dropdown, train: gr.Button, layout: Layout):
-        self.ui, self.form, self.layout = ui, ui.form, layout
+    def __init__(self, ui: Ui, problems: gr.HTML, preset: gr.Dropdown, train: gr.Button, calm: Calm):
+        self.ui, self.form, self.calm, self.layout = ui, ui.form, calm, calm.layout
         self.problems, self.preset, self.train_button = problems, preset, train
         self.previews = Previews()
         self.ready = gr.State(False)
@@ -79,22 +79,13 @@ class Live:
 
     def connect(self) -> None:
         everything = {*self.form.inputs, self.ready, self.attempted}
-        reports = {self.problems, *self.ui.reports}
-        self.ui.demo.load(self.restore, None, {*self.form.inputs, self.preset, self.ready}, **quiet()).then(
-            self.refresh, everything, reports, **quiet()
-        )
-        gr.on(
-            [
-                self.ui.tabs.change,
-                *(component.change for component in self.form.components.values()),
-            ],
-            self.refresh,
-            everything,
-            reports,
-            **quiet(trigger_mode="always_last"),
-        )
-        for event in self.ui.written:
-            event.then(self.refresh, everything, reports, **quiet())
+        reports = {self.problems, self.calm.levels, *self.ui.reports}
+        changes = [self.ui.tabs.change, *(component.change for component in self.form.components.values())]
+        changed = Settled(changes, "kb_form_changed")
+        changed.then(self.refresh, everything, reports, **quiet(trigger_mode="always_last"))
+        restored = self.ui.demo.load(self.restore, None, {*self.form.inputs, self.preset, self.ready}, **quiet())
+        for event in (restored, *self.ui.written):
+            changed.after(event)
         for section in union_sections():
             self.form.components[chooser_of(section)].input(
                 self.chooser(section), self.form.inputs, self.section_outputs(section), **quiet()
@@ -110,14 +101,19 @@ class Live:
     def restore(self, request: gr.Request) -> Inputs:
         """Put what was on the page last time back, and fill in what depends on the language."""
         presets = gr.update(choices=preset_choices(language_of(request)), value="")
-        return self.form.show(load_draft(self.draft)) | {self.preset: presets, self.ready: True}
+        kept = load_draft(self.draft)
+        # What is as it began is left alone: setting it would cost the browser time. But an empty number that was never
+        # set would be shown as 0.
+        other = {path: value for path, value in kept.items() if value is None or value != DRAFT[path]}
+        return self.form.show(other) | {self.preset: presets, self.ready: True}
 
     def refresh(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Say what there is to say about the form as it is now, and keep it for the next visit."""
         values = self.form.values(by_component)
         if by_component[self.ready]:
             save_draft(values, self.draft)
-        return self.say(values, language_of(request), attempted=by_component[self.attempted])
+        said = self.say(values, language_of(request), attempted=by_component[self.attempted])
+        return said | {self.calm.levels: self.calm.looks(values, request)}
 
     def say(self, values: dict[str, Any], language: Language, *, attempted: bool) -> Inputs:
         return self.report(findings(values, all_required=attempted), language, insist=False)
@@ -181,12 +177,12 @@ class Live:
         for section in union_sections():
             if chooser_of(section) in fix:
                 changed |= {p: v for p, v in choose_variant(changed, section).items() if p not in fix}
-        return self.form.show(changed)
+        return self.form.show_changes(values, changed)
 
     def chooser(self, section: str) -> Any:
         def choose(by_component: Inputs) -> Inputs:
-            shown = self.form.show(choose_variant(self.form.values(by_component), section))
-            return {c: update for c, update in shown.items() if c is not self.form.components[chooser_of(section)]}
+            values = self.form.values(by_component)
+            return self.form.show_changes(values, choose_variant(values, section))
 
         return choose
 

@@ -33,6 +33,7 @@ from app.merge.page import (
 )
 from app.merge.parts import Inputs, Parts, fresh
 from app.page import Ui, quiet
+from app.settled import Settled
 
 
 class Newest:
@@ -84,10 +85,11 @@ class Events:
 
     def connect(self) -> None:
         parts, fields = self.parts, set(self.parts.fields.values())
-        self.follow(self.ui.demo.load(self.restore, None, {*fields, self.ready}, **quiet()))
         changes = [component.change for component in fields if not isinstance(component, gr.State)]
         asked, shown = self.asks()
-        self.measure_after(gr.on(changes, self.refresh, asked, shown, **quiet(trigger_mode="always_last")))
+        self.changed = Settled(changes, "kb_merge_changed")
+        self.measure_after(self.changed.then(self.refresh, asked, shown, **quiet(trigger_mode="always_last")))
+        self.follow(self.ui.demo.load(self.restore, None, {*fields, self.ready}, **quiet()))
         parts.fields["what"].input(self.choose, fields, fields, **quiet())
         self.follow(parts.buttons["add"].click(self.add_row, fields, parts.fields["shown"], **quiet()))
         for row, built in parts.rows.items():
@@ -98,8 +100,7 @@ class Events:
 
     def follow(self, event: Any) -> None:
         """Look at everything anew after an event that changes what no visible field shows."""
-        asked, shown = self.asks()
-        self.measure_after(event.then(self.refresh, asked, shown, **quiet()))
+        self.changed.after(event)
 
     def asks(self) -> tuple[set[Any], set[Any]]:
         """What ``refresh`` gets and what it may change."""

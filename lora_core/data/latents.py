@@ -4,22 +4,18 @@ cannot be stale.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lora_core.data.buckets import Placement
 from lora_core.data.content import ahead, content_hash
+from lora_core.data.kept import read_kept, write_kept
 from lora_core.data.pixels import load_pixels
 from lora_core.data.samples import Sample
 from lora_core.errors import UserError
@@ -74,10 +70,7 @@ class MemoryStore:
 
 
 class DiskStore:
-    """One file per latent in ``folder``, or in a folder ``.kumakobo`` beside each image.
-
-    A file is the SHA-256 of what follows (32 bytes), then mean and std as safetensors.
-    """
+    """One file per latent in ``folder``, or in a folder ``.kumakobo`` beside each image (data/kept.py)."""
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
@@ -86,27 +79,12 @@ class DiskStore:
         return (self.folder or entry.path.parent / CACHE_FOLDER) / f"{key}.latent"
 
     def read(self, entry: Entry, key: str) -> Latent | None:
-        try:
-            data = self.path(entry, key).read_bytes()
-            digest, tensors = data[:32], safetensors.torch.load(data[32:])
-            whole = hashlib.sha256(data[32:]).digest() == digest
-            return Latent(tensors["mean"], tensors["std"]) if whole else None
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError):
-            return None
+        tensors = read_kept(self.path(entry, key)) or {}
+        return Latent(tensors["mean"], tensors["std"]) if {"mean", "std"} <= tensors.keys() else None
 
     def write(self, entry: Entry, key: str, latent: Latent) -> None:
         """Whole or not at all. Raises UserError if the folder cannot be written."""
-        data = safetensors.torch.save({"mean": latent.mean, "std": latent.std})
-        path = self.path(entry, key)
-        temporary = path.with_name(f"{key}.{os.getpid()}-{uuid4().hex[:8]}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(hashlib.sha256(data).digest() + data)
-            temporary.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise UserError("data.cache_unwritable", path=path.parent, reason=error.strerror or error) from error
+        write_kept(self.path(entry, key), {"mean": latent.mean, "std": latent.std}, "data.cache_unwritable")
 
 
 class LatentCache:

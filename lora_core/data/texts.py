@@ -6,18 +6,12 @@ never loads them.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import safetensors
-import safetensors.torch
-
+from lora_core.data.kept import read_kept, write_kept
 from lora_core.data.latents import CACHE_FOLDER
-from lora_core.errors import UserError
 from lora_core.families.base import Conditioning
 from lora_core.families.encoded import Key
 
@@ -39,27 +33,12 @@ class TextsOnDisk:
         return self.folder / f"{name}.text"
 
     def read(self, key: Key) -> Conditioning | None:
-        try:
-            data = self.path(key).read_bytes()
-            if hashlib.sha256(data[32:]).digest() != data[:32]:
-                return None
-            return Conditioning(safetensors.torch.load(data[32:]))
-        except (OSError, safetensors.SafetensorError, ValueError):
-            return None
+        tensors = read_kept(self.path(key))
+        return None if tensors is None else Conditioning(tensors)
 
     def write(self, key: Key, conditioning: Conditioning) -> None:
         """Whole or not at all. Raises UserError if the folder cannot be written."""
-        data = safetensors.torch.save({name: t.contiguous() for name, t in conditioning.tensors.items()})
-        path = self.path(key)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}-{uuid4().hex[:8]}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(hashlib.sha256(data).digest() + data)
-            temporary.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise UserError("data.texts_unwritable", path=path.parent, reason=error.strerror or error) from error
+        write_kept(self.path(key), conditioning.tensors, "data.texts_unwritable")
 
 
 def text_folder(cache_dir: Path | None, train_dir: Path | None) -> Path:

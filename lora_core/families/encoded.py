@@ -41,7 +41,8 @@ class EncodedTexts:
     ) -> Conditioning:
         """The conditioning of texts, on the device. One that is not known yet is encoded now."""
         rows = [self._one(prompt, weighted, max_token_length) for prompt in prompts]
-        return Conditioning.cat(rows).to(self._components.device, non_blocking=True)
+        # Moved one by one: they lie in page-locked memory, and what is put together of them would not.
+        return Conditioning.cat(row.to(self._components.device, non_blocking=True) for row in rows)
 
     def filling(
         self, prompts: Iterable[str], *, weighted: bool = False, max_token_length: int | None = None

@@ -19,6 +19,7 @@ from lora_core.families.source import base_path, download
 from lora_core.families.t5_tokenizer import T5Words, download_tokenizer
 from lora_core.flow import FlowMatching
 from lora_core.settings import FluxModel, RunSettings
+from lora_core.transfer import to_device
 
 PATCH = 2
 """Latents per side that the transformer reads as one token."""
@@ -77,11 +78,11 @@ class Flux1(KlLatents):
         that of the settings, for the tokens T5 fills up with count, too.
         """
         rows = [_t5(components, prompt, model) for prompt in prompts]
-        hidden = torch.cat([row for row, _ in rows]).to(components.device)
+        hidden = to_device(torch.cat([row for row, _ in rows]), components.device)
         tensors = {"hidden": hidden, "pooled": _pooled(components, prompts)}
         tensors["guidance"] = torch.full((len(prompts),), model.guidance, device=components.device)
         if model.apply_t5_attn_mask:
-            tensors["mask"] = torch.cat([mask for _, mask in rows]).to(components.device)
+            tensors["mask"] = to_device(torch.cat([mask for _, mask in rows]), components.device)
         return Conditioning(tensors)
 
     def keep_frozen_texts(
@@ -187,7 +188,7 @@ def _t5(components: FluxComponents, prompt: str, model: FluxModel) -> tuple[Tens
 def _pooled(components: FluxComponents, prompts: Sequence[str]) -> Tensor:
     """(B, C): CLIP's output at the end mark of the first 75 tokens."""
     ids = torch.cat([components.chunker.rows(prompt, 1) for prompt in prompts])
-    return components.text_encoder(input_ids=ids.to(components.device)).pooler_output
+    return components.text_encoder(input_ids=to_device(ids, components.device)).pooler_output
 
 
 def _clip_targets(text_encoder: nn.Module) -> list[Target]:

@@ -10,6 +10,7 @@ from lora_core.families.base import Components, Conditioning
 from lora_core.families.sd import StableDiffusion1
 from lora_core.merge.names_sd import to_ldm
 from lora_core.settings import AnyModel
+from lora_core.transfer import to_device
 
 
 class StableDiffusionXl(StableDiffusion1):
@@ -71,4 +72,4 @@ def whole_pictures(latents_BCHW: Tensor, factor: int) -> Tensor:
     """(B, 6) frames of pictures that are nothing but themselves: their own size, uncut."""
     height, width = (side * factor for side in latents_BCHW.shape[2:])
     frame = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-    return frame.to(latents_BCHW.device, non_blocking=True).expand(len(latents_BCHW), 6)
+    return to_device(frame, latents_BCHW.device).expand(len(latents_BCHW), 6)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lora_core.errors import UserError
 from lora_core.families.text_weights import parse_weights
+from lora_core.transfer import to_device
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -114,7 +115,7 @@ def _hidden(text_encoder: "CLIPTextModel", ids: Tensor, clip_skip: int) -> Tenso
     layers = text_encoder.config.num_hidden_layers
     if clip_skip > layers:
         raise UserError("model.clip_skip_too_large", clip_skip=clip_skip, layers=layers)
-    out = text_encoder(input_ids=ids.to(text_encoder.device), output_hidden_states=clip_skip > 1)
+    out = text_encoder(input_ids=to_device(ids, text_encoder.device), output_hidden_states=clip_skip > 1)
     if clip_skip == 1:
         return out.last_hidden_state
     norm = getattr(text_encoder, "text_model", text_encoder).final_layer_norm
@@ -125,5 +126,5 @@ def emphasise(hidden: Tensor, weights: Tensor) -> Tensor:
     """Multiplies (rows, 77, C) by (rows, 77) weights and brings each row's mean back, as AUTOMATIC1111 does."""
     if (weights == 1).all():
         return hidden
-    scaled = hidden * weights[..., None].to(hidden)
+    scaled = hidden * to_device(weights[..., None].to(hidden.dtype), hidden.device)
     return scaled * (hidden.mean((1, 2), keepdim=True) / scaled.mean((1, 2), keepdim=True))

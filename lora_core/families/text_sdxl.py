@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_core.families.text import CHUNK, Chunker, joined, rows_of
+from lora_core.transfer import to_device
 
 PARTS = ("text_encoder", "text_encoder_2")
 
@@ -31,7 +32,7 @@ def encode(
     for part in PARTS:
         encoder = encoders[part]
         ids, weights = rows_of(chunkers[part], prompts, chunks, weighted=weighted)
-        out = encoder(input_ids=ids.to(encoder.device), output_hidden_states=True)
+        out = encoder(input_ids=to_device(ids, encoder.device), output_hidden_states=True)
         hidden.append(joined(out.hidden_states[-2], weights, chunks))
         pooled = getattr(out, "text_embeds", None)
     assert pooled is not None, "the second encoder projects"

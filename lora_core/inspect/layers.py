@@ -206,7 +206,23 @@ def told_shape(shapes: Mapping[str, Shape]) -> Shape | None:
     first, second = shapes.get("hada_w1_a"), shapes.get("hada_w1_b")
     if first and second and "hada_t1" not in shapes and len(first) == len(second) == 2:
         return (first[0], second[1])
-    return None
+    return _kronecker_shape(shapes)
+
+
+def _kronecker_shape(shapes: Mapping[str, Shape]) -> Shape | None:
+    """The shape of LoKr's w1 (x) w2; a convolution of factors w2_a w2_b looks flattened, as a linear layer's."""
+    small, large = (_side_shape(shapes, f"lokr_w{side}") for side in "12")
+    if small is None or large is None or "lokr_t1" in shapes or "lokr_t2" in shapes:
+        return None
+    return (small[0] * large[0], small[1] * large[1], *large[2:])
+
+
+def _side_shape(shapes: Mapping[str, Shape], name: str) -> Shape | None:
+    """One of LoKr's matrices, full or as two factors."""
+    full, left, right = (shapes.get(key, ()) for key in (name, f"{name}_a", f"{name}_b"))
+    if len(full) >= 2:
+        return full
+    return (left[0], right[1]) if len(left) == len(right) == 2 else None
 
 
 def agrees(told: Shape, known: Shape) -> bool:

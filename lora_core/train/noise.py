@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lora_core.noise import NoiseProcess, offset_noise
 from lora_core.settings import NoiseSettings
+from lora_core.transfer import to_device
 
 
 def draw_timesteps(process: NoiseProcess, x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings) -> Tensor:
@@ -23,7 +24,7 @@ def draw_timesteps(process: NoiseProcess, x0_BCHW: Tensor, generator: torch.Gene
     if t_B.is_floating_point():
         share = (noise.max_timestep - noise.min_timestep) / 1000
         t_B = process.steps * noise.min_timestep / 1000 + share * t_B
-    return t_B.to(x0_BCHW.device, non_blocking=True)
+    return to_device(t_B, x0_BCHW.device)
 
 
 def draw_noise(x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings, *, shaped: bool = True) -> Tensor:
@@ -36,13 +37,12 @@ def draw_noise(x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings
     offset = noise.noise_offset if shaped and noise.noise_offset_type != "multires" else None
     iterations = noise.multires_noise_iterations if shaped and noise.noise_offset_type != "original" else None
     if offset is None or (noise.adaptive_noise_scale is None and not noise.noise_offset_random_strength):
-        drawn = offset_noise(shape, generator, offset).to(device, non_blocking=True)
+        drawn = to_device(offset_noise(shape, generator, offset), device)
     else:
         drawn = _offset_of_its_own(x0_BCHW, generator, offset, noise)
     if iterations is not None:
-        drawn = drawn + coarser_noise(shape, generator, iterations, noise.multires_noise_discount).to(
-            device, non_blocking=True
-        )
+        coarser = coarser_noise(shape, generator, iterations, noise.multires_noise_discount)
+        drawn = drawn + to_device(coarser, device)
         drawn = unit_spread(drawn)
     return drawn
 
@@ -50,11 +50,11 @@ def draw_noise(x0_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettings
 def _offset_of_its_own(x0_BCHW: Tensor, generator: torch.Generator, offset: float, noise: NoiseSettings) -> Tensor:
     """Noise whose offset is not the same for every picture."""
     device, (batch, channels) = x0_BCHW.device, x0_BCHW.shape[:2]
-    plain = torch.randn(x0_BCHW.shape, generator=generator).to(device, non_blocking=True)
-    shift_BC11 = torch.randn((batch, channels, 1, 1), generator=generator).to(device, non_blocking=True)
+    plain = to_device(torch.randn(x0_BCHW.shape, generator=generator), device)
+    shift_BC11 = to_device(torch.randn((batch, channels, 1, 1), generator=generator), device)
     strength: Tensor | float = offset
     if noise.noise_offset_random_strength:
-        strength = random_strength(batch, generator, offset).to(device, non_blocking=True)
+        strength = to_device(random_strength(batch, generator, offset), device)
     if noise.adaptive_noise_scale is not None:
         strength = adaptive_offset(x0_BCHW, strength, noise.adaptive_noise_scale)
     return plain + strength * shift_BC11
@@ -108,8 +108,8 @@ def perturbed(noise_BCHW: Tensor, generator: torch.Generator, noise: NoiseSettin
     if noise.ip_noise_gamma is None:
         return noise_BCHW
     device = noise_BCHW.device
-    more = torch.randn(noise_BCHW.shape, generator=generator).to(device, non_blocking=True)
+    more = to_device(torch.randn(noise_BCHW.shape, generator=generator), device)
     if noise.ip_noise_gamma_random_strength:
         strength = random_strength(len(noise_BCHW), generator, noise.ip_noise_gamma)
-        return noise_BCHW + strength.to(device, non_blocking=True) * more
+        return noise_BCHW + to_device(strength, device) * more
     return noise_BCHW + noise.ip_noise_gamma * more

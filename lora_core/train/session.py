@@ -35,6 +35,7 @@ from lora_core.train.randomness import derive, generator, seed_dropout
 from lora_core.train.rounding import in_float32
 from lora_core.train.schedules import Factor, factor, set_rates, text_encoders_stop_at, warmup_steps
 from lora_core.train.stopping import StoppedTexts, freeze_text_encoders
+from lora_core.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
     noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
     batch, x0, t, epsilon, noisy = session.team.own(batch, x0, t, epsilon, noisy)  # all draws are made
-    frames = batch.frames_B6 if batch.frames_B6 is None else batch.frames_B6.to(device, non_blocking=True)
+    frames = batch.frames_B6 if batch.frames_B6 is None else to_device(batch.frames_B6, device)
 
     def answer(captions: Sequence[str]) -> Tensor:
         return session.family.predict(session.components, noisy, t, encode_captions(session, captions), frames)
@@ -246,11 +247,11 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
     loss_of = partial(
         training_loss,
         loss=settings.loss,
-        sample_weights_B=batch.loss_weights_B.to(device, non_blocking=True),
+        sample_weights_B=to_device(batch.loss_weights_B, device),
         timesteps_B=t,
         noise=session.noise,
     )
-    masks = None if batch.masks_B1HW is None else batch.masks_B1HW.to(device, non_blocking=True)
+    masks = None if batch.masks_B1HW is None else to_device(batch.masks_B1HW, device)
     loss = loss_of(answer(batch.captions), session.noise.target(x0, epsilon, t), masks_B1HW=masks)
     if settings.loss.prior_preservation is not None:
         pair = with_class_words(session.network, answer, settings.loss.prior_words, len(x0))
@@ -262,11 +263,11 @@ def clean_latents(session: Session, batch: Batch, random: torch.Generator) -> Te
     """A draw from the VAE's posterior of the batch, scaled; (B, C, H, W) float32 on the device."""
     if batch.pixels_BCHW is not None:
         with torch.no_grad():
-            own = session.family.encode_images(session.components, batch.pixels_BCHW.to(session.device))
+            own = session.family.encode_images(session.components, to_device(batch.pixels_BCHW, session.device))
         mean, std = (session.team.whole(values, len(batch)) for values in own)
     else:
-        mean, std = batch.mean_BCHW.to(session.device), batch.std_BCHW.to(session.device)
-    draw = torch.randn(mean.shape, generator=random).to(session.device, non_blocking=True)
+        mean, std = to_device(batch.mean_BCHW, session.device), to_device(batch.std_BCHW, session.device)
+    draw = to_device(torch.randn(mean.shape, generator=random), session.device)
     return session.family.scale_latents(session.components, mean + std * draw)
 
 

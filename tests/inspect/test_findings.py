@@ -304,6 +304,21 @@ def test_a_good_file_raises_no_alarm(make, tmp_path):
     assert not [f for f in report.findings if f.severity != "note" or f.key == "rank_oversized"]
 
 
+@pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr", "lokr both", "lokr full"])
+def test_a_file_for_a_small_model_is_measured_as_it_is(algorithm, tmp_path):
+    """Names as in SD 1, every side an eighth: the sizes are the file's own."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for name, shape in makers.layers_of("sd1", "locon").items():
+        small = (max(4, shape[0] // 8), max(4, shape[1] // 8), *shape[2:])
+        tensors = makers.layer_tensors(algorithm, small, 2, 2.0, rng)
+        state |= {f"{name}.{tensor}": values for tensor, values in tensors.items()}
+    report = inspect_weights(write(tmp_path / "small.safetensors", state, {}, "float"))
+    assert [finding.message() for finding in report.findings if finding.severity != "note"] == []
+    assert "other_size" in keys_of(report)
+    assert all(module.norm for module in report.modules)
+
+
 # ---- sentences -------------------------------------------------------------------------------------------------------
 
 
