@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.run_view import Views
     from app.widgets.path_picker import PathPicker
 
-TABS = ("source_model", "folders", "parameters", "samples", "monitor", "merge", "inspect", "system")
+TABS = ("source_model", "folders", "parameters", "samples", "monitor", "model_test", "merge", "inspect", "system")
 """Ids of the tabs in their order; each is a module of app/tabs and a key ``tab.<id>`` of app/locales."""
 
 

@@ -1,5 +1,7 @@
 """The commands on LoRA files: kumakobo merge, apply, extract, resize, convert, clean, inspect, compare, regularisation.
 
+Those that draw pictures are in ``picture_commands``.
+
 Beside their own short forms they take the command lines of sd-scripts' svd_merge_lora.py, merge_lora.py,
 sdxl_merge_lora.py, flux_merge_lora.py, extract_lora_from_models.py and resize_lora.py, under the same option names.
 Torch-free.
@@ -13,6 +15,7 @@ from typing import Any
 
 from lora_core.errors import UserError
 from lora_core.i18n import Language, text
+from lora_core.picture_commands import PICTURE_PARSERS
 from lora_core.settings import RunSettings
 from lora_core.settings.problems import SettingsError
 from lora_core.settings.tools import (
@@ -370,6 +373,7 @@ _PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
     "convert": _convert,
     "clean": _clean,
     "regularisation": _regularisation,
+    **PICTURE_PARSERS,
 }
 
 

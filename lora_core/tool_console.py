@@ -71,6 +71,8 @@ def facts_words(event: FileSaved, language: Language) -> str:
         parts.append(text("tools.facts.rank", language, rank=rank, layers=facts.get("layers", 0)))
     if "layers_dropped" in facts:
         parts.append(text("tools.facts.cleaned", language, junk=facts["junk"], layers=facts["layers_dropped"]))
+    if "seed" in facts:
+        parts.append(text("tools.facts.seed", language, seed=facts["seed"]))
     if facts.get("size"):
         parts.append(f"{facts['size'] / 1e6:.1f} MB")
     return ", ".join(parts)

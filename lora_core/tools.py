@@ -19,7 +19,7 @@ from lora_core.events import (
 from lora_core.help_cards import explain
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import RunFolder, job_name
-from lora_core.settings.tools import PreviewSettings, ToolSettings
+from lora_core.settings.tools import DRAWN, ToolSettings
 
 EXIT_OK, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
@@ -32,6 +32,8 @@ TOOLS: Mapping[str, tuple[str, str]] = {
     "clean": ("lora_core.merge.convert", "clean"),
     "preview": ("lora_core.generate.preview", "preview"),
     "regularisation": ("lora_core.generate.regularisation", "regularisation"),
+    "generate": ("lora_core.generate.job", "generate"),
+    "grid": ("lora_core.generate.grid", "grid"),
 }
 """Job -> module and generator of its events. A module is loaded when its job is run."""
 
@@ -51,7 +53,7 @@ def events_of(
     try:
         yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings, computed=False).lines())
         run_it = tool(settings.job)
-        arguments = (settings, run) if isinstance(settings, PreviewSettings) else (settings,)
+        arguments = (settings, run) if isinstance(settings, DRAWN) else (settings,)
         steps = run_it(*arguments)
         for event in steps:
             yield event

@@ -85,7 +85,7 @@ def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None
     """The pictures of a preview as the sample gallery shows them; None hides it."""
     if found is None or not found.pictures:
         return None
-    items = [item for saved in found.pictures if (item := _picture(saved))]
+    items = [item for saved in found.pictures if (item := picture_item(saved))]
     words = ("all_prompts", "empty", "close", "previous", "next", "prompt")
     return {
         "groups": [{"title": "", "step": 0, "items": items}],
@@ -95,7 +95,8 @@ def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None
     }
 
 
-def _picture(saved: FileSaved) -> dict[str, Any] | None:
+def picture_item(saved: FileSaved) -> dict[str, Any] | None:
+    """A picture as the gallery shows it; None when it can't be read."""
     addresses = thumbnail(saved.path)
     if addresses is None:
         return None

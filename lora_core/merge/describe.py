@@ -12,6 +12,7 @@ from lora_core.io.kinds import FAMILY_NAMES
 from lora_core.merge.blocks import parse
 from lora_core.merge.methods import METHODS
 from lora_core.merge.outputs import check_output
+from lora_core.settings.generate import GenerateSettings, GridSettings, PictureSettings
 from lora_core.settings.tools import (
     ApplySettings,
     CleanSettings,
@@ -234,6 +235,34 @@ def _regularisation(settings: RegularisationSettings, facts: dict[str, Any]) -> 
     return said
 
 
+def _generated(settings: GenerateSettings, facts: dict[str, Any]) -> list[Said]:
+    from lora_core.generate.request import check_loras, model_of, shots
+
+    wanted = shots(settings)
+    loras = [lora for shot in wanted for lora in shot.loras]
+    check_loras(loras, model_of(settings))
+    said = [Said("describe.pictures_each", {"count": len(wanted), "base": base_name(settings)})]
+    names = ", ".join(dict.fromkeys(lora.path.stem for lora in loras))
+    return [*said, *([Said("describe.picture_loras", {"names": names[:200]})] if names else [])]
+
+
+def _grid(settings: GridSettings, facts: dict[str, Any]) -> list[Said]:
+    from lora_core.generate.axes import pages
+    from lora_core.generate.request import check_loras, model_of
+
+    wanted = pages(settings)
+    check_loras(
+        (lora for page in wanted for row in page.shots for one in row for lora in one.loras), model_of(settings)
+    )
+    first = wanted[0]
+    values = {"rows": len(first.rows.values), "columns": len(first.columns.values), "pages": len(wanted)}
+    return [Said("describe.grid", values | {"base": base_name(settings)})]
+
+
+def base_name(settings: PictureSettings) -> str:
+    return Path(settings.base).name
+
+
 def _raise(key: str) -> list[Said]:
     raise UserError(key)
 
@@ -248,4 +277,6 @@ _STEPS: Mapping[type, tuple[Step, ...]] = {
     CleanSettings: (_one_lora, _cleaning, _output),
     PreviewSettings: (_pictures,),
     RegularisationSettings: (_regularisation,),
+    GenerateSettings: (_generated,),
+    GridSettings: (_grid,),
 }

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from lora_core.settings.base import Settings, UserPath
 from lora_core.settings.dataset import DatasetSettings
+from lora_core.settings.generate import GenerateSettings, GridSettings
 from lora_core.settings.model import AnyModel, Sd1Model
 from lora_core.settings.problems import SettingsError, problems_from
 
@@ -230,7 +231,9 @@ ToolSettings = Annotated[
     | ConvertSettings
     | CleanSettings
     | PreviewSettings
-    | RegularisationSettings,
+    | RegularisationSettings
+    | GenerateSettings
+    | GridSettings,
     Field(discriminator="job"),
 ]
 TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
@@ -243,14 +246,18 @@ JOBS: Mapping[str, type[Settings]] = {
     "clean": CleanSettings,
     "preview": PreviewSettings,
     "regularisation": RegularisationSettings,
+    "generate": GenerateSettings,
+    "grid": GridSettings,
 }
+DRAWN = (PreviewSettings, GenerateSettings, GridSettings)
+"""Jobs whose results are pictures, which lie in the job's own folder unless another is named."""
 
 
 def output_of(settings: ToolSettings) -> Path | None:
-    """The file or folder a job writes; a preview writes pictures into its own run folder."""
+    """The file or folder that a job names itself after; jobs that draw have none."""
     if isinstance(settings, RegularisationSettings):
         return settings.folder
-    return None if isinstance(settings, PreviewSettings) else settings.output
+    return None if isinstance(settings, DRAWN) else settings.output
 
 
 S = TypeVar("S", bound=Settings)

@@ -1,0 +1,127 @@
+"""Ties the fields of the Model test tab to its job."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app.form import save_draft
+from app.i18n import language_of, say
+from app.merge import run as job
+from app.merge.parts import fresh
+from app.merge.values import FormError, error_words
+from app.merge.view import problems_html, progress_html
+from app.model_test.form import DEFAULTS, checked, draft_file, is_busy, load_draft, of_latest_run, settings_of, visible
+from app.model_test.view import gallery, results_html
+from app.page import Ui, quiet
+from lora_core.errors import UserError
+from lora_core.merge.describe import describe
+
+Inputs = dict[Component, Any]
+
+
+@dataclass
+class Parts:
+    """The components of the tab, filled in while it is laid out."""
+
+    fields: dict[str, Component] = field(default_factory=dict)
+    boxes: dict[str, Any] = field(default_factory=dict)
+    """What is shown only where it belongs."""
+    buttons: dict[str, gr.Button] = field(default_factory=dict)
+    places: dict[str, Any] = field(default_factory=dict)
+
+    def values(self, by_component: Inputs) -> dict[str, Any]:
+        return checked({key: by_component[component] for key, component in self.fields.items()})
+
+
+class Events:
+    """The tab at work. Handlers get all fields and answer with updates of what changed."""
+
+    def __init__(self, ui: Ui, parts: Parts):
+        self.ui, self.parts, self.roots = ui, parts, ui.context.roots
+        self.ready = gr.State(False)
+        """True when the draft is on the page: before that, defaults must not overwrite it."""
+        self.seen = gr.State({})
+        """Which parts this page shows already. What is shown anew tells of a change, which would ask again for ever."""
+        self.polled = gr.State({})
+        self.timer = gr.Timer(1)
+
+    def connect(self) -> None:
+        parts, fields = self.parts, set(self.parts.fields.values())
+        boxes, problems = set(parts.boxes.values()), parts.places["problems"]
+        shown = {*boxes, self.seen}
+        restored = self.ui.demo.load(self.restore, None, {*fields, self.ready}, **quiet())
+        restored.then(self.keep, {*fields, self.ready, self.seen}, shown, **quiet())
+        changes = [component.change for component in fields if not isinstance(component, gr.State)]
+        gr.on(changes, self.keep, {*fields, self.ready, self.seen}, shown, **quiet(trigger_mode="always_last"))
+        started = {parts.fields["run"], problems, self.timer}
+        pressed = parts.buttons["go"].click(self.go, fields, started, **quiet(queue=True, trigger_mode="once"))
+        pressed.then(self.poll, *self._polls(), **quiet())
+        parts.buttons["cancel"].click(job.stop, parts.fields["run"], None, **quiet())
+        parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
+        self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
+        self.timer.tick(self.poll, *self._polls(), **quiet())
+
+    def _polls(self) -> tuple[set[Any], set[Any]]:
+        parts = self.parts
+        places = {parts.places[name] for name in ("progress", "pictures", "results")}
+        buttons = {parts.buttons["cancel"], parts.buttons["go"]}
+        return {parts.fields["run"], self.polled}, {*places, *buttons, self.timer, self.polled}
+
+    def restore(self) -> Inputs:
+        """Put what the tab showed last time back. An empty number that was never set would be shown as 0."""
+        kept = load_draft(draft_file())
+        other = {key: value for key, value in kept.items() if value is None or value != DEFAULTS[key]}
+        return {**self._shown(other), self.ready: True}
+
+    def keep(self, by_component: Inputs) -> Inputs:
+        """Show what belongs to the choice, and keep what was filled in for the next visit."""
+        if not by_component[self.ready]:
+            return {self.seen: gr.skip()}
+        values = self.parts.values(by_component)
+        save_draft(values, draft_file())
+        boxes = {key: (self.parts.boxes[key], gr.update(visible=on)) for key, on in visible(values).items()}
+        return fresh(boxes, by_component[self.seen], self.seen)
+
+    def latest(self, request: gr.Request) -> Inputs:
+        """Fill in a grid of the newest training."""
+        found = of_latest_run()
+        if found is None:
+            words = problems_html([say("model_test.no_run", language_of(request))])
+            return {self.parts.places["problems"]: words}
+        return {**self._shown(found), self.parts.places["problems"]: ""}
+
+    def go(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Start the job, or say what stands in the way."""
+        values, language = self.parts.values(by_component), language_of(request)
+        problems = self.parts.places["problems"]
+        if is_busy(values["run"]):
+            return {problems: problems_html([say("merge_tab.busy", language)])}
+        try:
+            settings = settings_of(values, self.roots)
+            if found := describe(settings).problems:
+                return {problems: problems_html([error_words(problem, language) for problem in found])}
+            name = job.start(settings)
+        except (FormError, UserError) as error:
+            return {problems: problems_html([error_words(error, language)])}
+        save_draft(values | {"run": name}, draft_file())
+        return {self.parts.fields["run"]: name, problems: "", self.timer: gr.Timer(active=True)}
+
+    def poll(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Look at the job; the clock stops when it has ended."""
+        parts, language = self.parts, language_of(request)
+        found = job.progress(self.ui.views, by_component[parts.fields["run"]])
+        busy = found is not None and not found.ended
+        updates: dict[str, tuple[Any, Any]] = {
+            "progress": (parts.places["progress"], progress_html(found, language)),
+            "pictures": (parts.places["pictures"], gallery(found, language)),
+            "results": (parts.places["results"], results_html(found, language)),
+            "cancel": (parts.buttons["cancel"], gr.update(visible=busy)),
+            "go": (parts.buttons["go"], gr.update(interactive=not busy)),
+        }
+        answer = fresh(updates, by_component[self.polled], self.polled)
+        return answer if busy else answer | {self.timer: gr.Timer(active=False)}
+
+    def _shown(self, values: dict[str, Any]) -> Inputs:
+        return {self.parts.fields[key]: value for key, value in values.items()}

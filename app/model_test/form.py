@@ -1,0 +1,211 @@
+"""What the Model test tab shows, as plain values by key: how it begins, what is kept, and the job it describes."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from app import jobs
+from app.folder_view import is_allowed
+from app.merge.values import FormError, Term
+from lora_core.errors import UserError
+from lora_core.families.source import BUILT_IN
+from lora_core.generate.prompts import parse
+from lora_core.runs import home, list_runs, read_job_settings
+from lora_core.settings import RunSettings
+from lora_core.settings.base import clean_path
+from lora_core.settings.generate import Axis, AxisKind, GenerateSettings, GridSettings, SamplerName
+
+Values = Mapping[str, Any]
+MODES = ("pictures", "grid")
+SAMPLERS: Sequence[str] = get_args(SamplerName)
+EPOCHS = "epochs"
+ROWS: Sequence[str] = (EPOCHS, *get_args(AxisKind))
+"""What the rows of a grid can be: the saved epochs of a run, or what the columns can be, too."""
+COLUMNS: Sequence[str] = get_args(AxisKind)
+MANY_COMMAS = ("layers", "replace")
+"""Axes whose values may hold commas, so that each has a line of its own."""
+
+DEFAULTS: dict[str, Any] = {
+    "mode": "pictures",
+    "base": "",
+    "vae": "",
+    "clip_l": "",
+    "t5": "",
+    "clip_skip": 1,
+    "prompts": "",
+    "negative": "",
+    "lora": "",
+    "strength": 1.0,
+    "width": None,
+    "height": None,
+    "steps": 28,
+    "guidance": 7.0,
+    "sampler": "euler_a",
+    "seed": 1,
+    "count": 1,
+    "run_folder": "",
+    "run_name": "",
+    "rows": EPOCHS,
+    "rows_values": "",
+    "columns": "strength",
+    "columns_values": "0, 0.5, 0.75, 1",
+    "run": "",
+}
+"""Everything the tab keeps. ``run`` is the folder of the job last started."""
+CHOICES: Mapping[str, Sequence[str]] = {"mode": MODES, "sampler": SAMPLERS, "rows": ROWS, "columns": COLUMNS}
+
+
+def draft_file() -> Path:
+    return home() / "model_test.json"
+
+
+def load_draft(path: Path) -> dict[str, Any]:
+    """What the tab showed last time, over the defaults."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return dict(DEFAULTS)
+    return checked(kept if isinstance(kept, dict) else {})
+
+
+def checked(kept: Values) -> dict[str, Any]:
+    """Values of the right kind for every key; the default where one is of another. 0 is an empty optional number."""
+    values = {key: kept[key] if key in kept and fits(key, kept[key]) else default for key, default in DEFAULTS.items()}
+    return values | {key: None for key, default in DEFAULTS.items() if default is None and values[key] == 0}
+
+
+def fits(key: str, value: Any) -> bool:
+    """Whether the tab can hold a value, legal or not yet."""
+    if key in CHOICES:
+        return isinstance(value, str) and value in CHOICES[key]
+    if isinstance(DEFAULTS[key], str):
+        return isinstance(value, str)
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def visible(values: Values) -> dict[str, bool]:
+    """Which parts of the tab belong to what was chosen."""
+    grid = values["mode"] == "grid"
+    return {
+        "grid_part": grid,
+        "run_folder": grid and values["rows"] == EPOCHS,
+        "rows_values": grid and values["rows"] != EPOCHS,
+    }
+
+
+# ---- the job ---------------------------------------------------------------------------------------------------------
+
+
+def settings_of(values: Values, roots: Sequence[Path] = ()) -> GenerateSettings | GridSettings:
+    """The job that the tab describes. Raises FormError for what is missing, out of its limits or not to be touched."""
+    lora = _path(values, "lora", roots)
+    given = {
+        key: values[key] for key in ("negative", "width", "height", "steps", "guidance", "sampler", "seed", "count")
+    }
+    given |= {key: _path(values, key, roots) for key in ("vae", "clip_l", "t5")}
+    base = clean_path(values["base"])
+    given["base"] = BUILT_IN if base in (None, BUILT_IN) else str(_path(values, "base", roots))
+    given["clip_skip"] = values["clip_skip"]
+    given["prompts"] = [line.strip() for line in values["prompts"].splitlines() if line.strip()]
+    if lora is not None and lora.is_dir():
+        given["folders"] = [lora]
+    elif lora is not None:
+        given |= {"loras": [{"path": lora, "strength": values["strength"]}], "folders": [lora.parent]}
+    if values["mode"] == "grid":
+        return _made(GridSettings, given | _grid(values, roots))
+    return _made(GenerateSettings, given)
+
+
+def _grid(values: Values, roots: Sequence[Path]) -> dict[str, Any]:
+    """Single pictures are kept in one place for all grids; finished grids lie beside the LoRAs of their run."""
+    found: dict[str, Any] = {"cache": home() / "cache" / "cells", "columns": _axis(values, "columns", roots)}
+    if values["rows"] != EPOCHS:
+        return found | {"rows": _axis(values, "rows", roots)}
+    folder = _path(values, "run_folder", roots)
+    if folder is None:
+        raise FormError("model_test.needs.run_folder", missing=True)
+    return found | {"run": folder, "run_name": values["run_name"].strip(), "output": folder / "grid"}
+
+
+def _axis(values: Values, key: str, roots: Sequence[Path]) -> Axis:
+    kind, text = values[key], values[f"{key}_values"]
+    words = text.splitlines() if kind in MANY_COMMAS or kind == "lora" else text.replace("\n", ",").split(",")
+    if kind == "lora" and not all(is_allowed(Path(clean_path(word) or ""), roots) for word in words):
+        raise FormError("browse.not_allowed")
+    return Axis(kind=kind, values=[word.strip() for word in words])
+
+
+def _path(values: Values, key: str, roots: Sequence[Path]) -> Path | None:
+    cleaned = clean_path(values[key])
+    if not cleaned:
+        return None
+    if "\0" in cleaned or not is_allowed(Path(cleaned), roots):
+        raise FormError("browse.not_allowed")
+    return Path(cleaned)
+
+
+def _made(model: type, given: dict[str, Any]) -> Any:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0]) if first["loc"] else ""
+        field = Term(f"model_test.{'strength' if where == 'loras' else where}")
+        raise FormError("model_test.bad_field", field=field, reason=first["msg"]) from error
+
+
+# ---- from a run ------------------------------------------------------------------------------------------------------
+
+
+def of_latest_run() -> dict[str, Any] | None:
+    """The values for a grid of the newest training that has saved files, or None."""
+    for run in list_runs():
+        try:
+            settings = read_job_settings(run.settings)
+        except (OSError, ValueError):
+            continue
+        if isinstance(settings, RunSettings) and settings.save.output_dir is not None and _has_files(settings):
+            return of_run(settings)
+    return None
+
+
+def _has_files(settings: RunSettings) -> bool:
+    folder = settings.save.output_dir
+    return folder is not None and any(folder.glob(f"{settings.save.output_name}*.safetensors"))
+
+
+def of_run(settings: RunSettings) -> dict[str, Any]:
+    """The model, the prompts and the files of a training."""
+    model, sample = settings.model, settings.sample
+    paths = {key: str(getattr(model, key, None) or "") for key in ("vae", "clip_l", "t5")}
+    found = {
+        "mode": "grid",
+        "rows": EPOCHS,
+        "base": model.base,
+        "clip_skip": getattr(model, "clip_skip", 1),
+        "run_folder": str(settings.save.output_dir or ""),
+        "run_name": settings.save.output_name,
+        "sampler": sample.sampler,
+        "steps": sample.steps,
+        "guidance": sample.guidance,
+        **paths,
+    }
+    try:
+        prompts = parse(sample.prompts)
+    except UserError:
+        prompts = []
+    if prompts:
+        first = prompts[0]
+        found |= {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
+        found |= {"width": first.width, "height": first.height}
+    return found
+
+
+def is_busy(name: str) -> bool:
+    """Whether the job last started still waits or runs."""
+    run = next((run for run in list_runs() if run.path.name == name), None) if name else None
+    return run is not None and jobs.state(run) not in jobs.ENDED

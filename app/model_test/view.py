@@ -1,0 +1,50 @@
+"""What the Model test tab shows of its job: pictures as they come, and the finished grids to keep."""
+
+from html import escape
+from typing import Any
+
+from app.i18n import say
+from app.merge.run import Progress, picture_item
+from app.shared_files import download
+from app.widgets.gallery import MAX_PICTURES
+from app.widgets.run_status import copy_button
+from lora_core.events import FileSaved
+from lora_core.i18n import Language
+
+
+def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None:
+    """Finished grids first, then the single pictures; None hides it."""
+    if found is None or not found.pictures:
+        return None
+    grids = [saved for saved in found.pictures if saved.facts.get("grid")]
+    single = [saved for saved in found.pictures if not saved.facts.get("grid")][-MAX_PICTURES:]
+    groups = [_group("model_test.grids", grids, language), _group("model_test.pictures", single, language)]
+    words = ("all_prompts", "empty", "close", "previous", "next", "prompt")
+    return {
+        "groups": [group for group in groups if group["items"]],
+        "prompts": [],
+        "words": {word: say(f"monitor.samples.{word}", language) for word in words}
+        | {"title": say("model_test.results", language)},
+    }
+
+
+def _group(key: str, files: list[FileSaved], language: Language) -> dict[str, Any]:
+    return {"title": say(key, language), "step": 0, "items": [i for saved in files if (i := picture_item(saved))]}
+
+
+def results_html(found: Progress | None, language: Language) -> str:
+    """The folder of a finished job's pictures, and each grid to download."""
+    if found is None or not found.ended or not found.pictures:
+        return ""
+    grids = [saved.path for saved in found.pictures if saved.facts.get("grid")]
+    links = []
+    for path in grids:
+        if path.is_file() and (address := download(path)):
+            words, name = escape(say("monitor.files.download", language)), escape(path.name, quote=True)
+            links.append(
+                f'<a class="rs-fetch" href="{escape(address, quote=True)}" download="{name}">{words} {name}</a>'
+            )
+    folder = (grids or [found.pictures[-1].path])[0].parent
+    where = f"<span>{escape(say('monitor.files.folder', language))}</span> <code>{escape(str(folder))}</code>"
+    buttons = copy_button(folder, say("monitor.files.copy", language)) + "".join(links)
+    return f'<div class="mg-result"><div class="mg-where">{where}</div><div class="rs-do">{buttons}</div></div>'

@@ -1,0 +1,131 @@
+"""The Model test tab in a real browser: pictures with a LoRA, the grid of a training, and bad input in words."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_core.demo import MINI_MODEL
+from lora_core.runs import create_run, list_runs
+from lora_core.settings import RunSettings
+from tests.browser.test_merge_page import mini_lora
+from tests.browser.waiting import until
+from tests.merge.makers import write_lora
+
+pytestmark = pytest.mark.skipif(
+    not (MINI_MODEL / "model_index.json").exists(), reason="the built-in model is not there"
+)
+TITLES = {"en-US": "Draw", "ja-JP": "生成する"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("LoRA 置き場")
+    mini_lora(folder / "usu.safetensors")
+    shutil.copy(folder / "usu.safetensors", folder / "usu-000001.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tab(app, open_page):
+    """The page on the tab as it is on a first visit."""
+
+    def open_it(**options):
+        (app.home / "model_test.json").unlink(missing_ok=True)
+        page = open_page(**options)
+        page.click("#tab_model_test-button")
+        page.wait_for_selector("#mt_go", state="visible")
+        page.wait_for_timeout(500)
+        return page
+
+    return open_it
+
+
+def box(page, key: str):
+    return page.locator(f"#f-mt-{key} :is(input, textarea)").first
+
+
+def pictures(page) -> int:
+    return page.locator("#mt_pictures .sg-item img").count()
+
+
+@pytest.mark.parametrize("locale", list(TITLES))
+def test_a_prompt_becomes_a_picture_with_the_lora(tab, app, files, visit, locale):
+    page = tab(locale=locale)
+    assert page.inner_text("#mt_go") == TITLES[locale]
+    assert page.is_hidden("#train_button")
+    box(page, "prompts").fill("a bear\na (cat:1.2) <lora:usu:0.5>")
+    box(page, "lora").fill(str(files / "usu.safetensors"))
+    box(page, "steps").fill("1")
+    page.wait_for_timeout(500)
+    page.keyboard.press("Control+Enter")
+    page.set_default_timeout(180_000)
+    page.wait_for_selector("#mt_results .mg-result")
+    until(page, lambda: pictures(page) == 2)
+    (run,) = list_runs(app.root)
+    texts = [Image.open(path).text["parameters"].splitlines()[0] for path in sorted(run.path.glob("*.png"))]
+    assert texts == ["a bear <lora:usu:1>", "a (cat:1.2) <lora:usu:0.5>"]
+    page.reload()
+    page.click("#tab_model_test-button")
+    until(page, lambda: pictures(page) == 2)
+    until(page, lambda: box(page, "steps").input_value() == "1")
+    assert visit.errors == []
+    assert visit.foreign == []
+
+
+def test_the_grid_of_the_latest_training_is_one_click(tab, app, files):
+    save = {"output_name": "usu", "output_dir": str(files)}
+    sample = {"prompts": "usu bear --w 64 --h 64", "steps": 1}
+    create_run(RunSettings.model_validate({"model": {"base": "built-in"}, "save": save, "sample": sample}), app.root)
+    page = tab()
+    page.click("#mt_latest")
+    page.wait_for_selector("#f-mt-run_folder", state="visible")
+    until(page, lambda: box(page, "run_folder").input_value() == str(files))
+    box(page, "columns_values").fill("0, 1")
+    page.wait_for_timeout(500)
+    page.click("#mt_go")
+    page.set_default_timeout(180_000)
+    page.wait_for_selector("#mt_results .rs-fetch")
+    until(page, lambda: pictures(page) == 5)
+    assert [path.name for path in (files / "grid").glob("*.png")] == ["grid-00-1.png"]
+
+
+@pytest.mark.parametrize(("locale", "words"), [("en-US", "saved along the way"), ("ja-JP", "途中で保存された")])
+def test_a_folder_without_epochs_is_told(tab, app, tmp_path, locale, words):
+    page = tab(locale=locale)
+    page.locator("#f-mt-mode label").nth(1).click()
+    page.wait_for_selector("#f-mt-run_folder", state="visible")
+    box(page, "prompts").fill("a bear")
+    box(page, "run_folder").fill(str(tmp_path))
+    page.wait_for_timeout(500)
+    page.click("#mt_go")
+    page.wait_for_selector(f"#mt_problems [role=alert]:has-text('{words}')")
+    assert list_runs(app.root) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "words"),
+    [
+        ("large.safetensors", "a bear", "large.safetensors was made for SDXL"),
+        ("", "a bear <lora:gone:1>", "There is no LoRA named gone"),
+        ("", "", "No prompt is given"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_at_once(tab, app, tmp_path, name, prompt, words):
+    write_lora(tmp_path / "large.safetensors", "sdxl")
+    page = tab()
+    box(page, "prompts").fill(prompt)
+    box(page, "lora").fill(str(tmp_path / name))
+    page.wait_for_timeout(500)
+    page.click("#mt_go")
+    page.wait_for_selector(f"#mt_problems [role=alert]:has-text('{words}')")
+    assert list_runs(app.root) == []
+
+
+@pytest.mark.parametrize("locale", list(TITLES))
+def test_a_phone_needs_no_sideways_scrolling(tab, locale):
+    page = tab(locale=locale, width=390, height=844)
+    page.locator("#f-mt-mode label").nth(1).click()
+    page.wait_for_selector("#f-mt-run_folder", state="visible")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
