@@ -102,7 +102,7 @@ def default_of(path: str, values: Mapping[str, Any]) -> Any:
     found = fields_of()[path]
     if not found.defaults or found.is_discriminator:
         return found.default
-    return found.defaults.get(values.get(chooser_of(found.section)), found.default)
+    return found.defaults.get(str(values.get(chooser_of(found.section))), found.default)
 
 
 def label(path: str, language: Language = "en") -> str:

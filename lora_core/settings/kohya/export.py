@@ -172,7 +172,7 @@ def _by_key(settings: RunSettings) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     lost = []
     for path, value in values.items():
         key = keys.get(path) or fields[path].kohya
-        if path in _OWN_WAY or (key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"):
+        if path in _OWN_WAY or (key and key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"):
             continue
         if key is not None and key in ROWS:
             found[key] = str(value) if isinstance(value, Path) else value
@@ -292,7 +292,7 @@ def _flux(settings: RunSettings) -> Iterator[tuple[str, Any]]:
 def _without_launch(found: dict[str, Any], settings: RunSettings) -> tuple[Entry, ...]:
     """Take out what sd-scripts' own file can't say, for it belongs to accelerate launch."""
     keys = {field.kohya for path, field in fields_of().items() if path.startswith("launch.")} | {"multi_gpu"}
-    for key in keys & found.keys():
+    for key in [key for key in found if key in keys]:
         del found[key]
     processes = settings.launch.processes
     values = {"processes": processes}
