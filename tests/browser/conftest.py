@@ -33,10 +33,31 @@ QUIET_FLAGS = [
 LOCAL = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "about:")
 
 
+THOROUGH = (
+    "test_two_loras_become_one[ja]",
+    "test_a_mix_of_families_is_refused_at_once[ja]",
+    "test_a_lora_is_told_and_its_training_loaded[ja-JP]",
+    "test_two_are_compared[ja-JP]",
+    "test_what_is_wrong_is_found_and_cleaned[ja-JP]",
+    "test_a_prompt_becomes_a_picture_with_the_lora[ja-JP]",
+    "test_a_folder_without_epochs_is_told[ja-JP",
+    "test_what_cannot_be_drawn_is_told_at_once[-",
+    "test_a_search_leads_into_a_closed_part_above_the_level[kohya]",
+    "test_a_search_leads_into_a_closed_part_above_the_level[label]",
+    "test_a_phone_needs_no_sideways_scrolling[en-US]",
+    "test_nothing_runs_off_a_phone[en-US]",
+)
+"""Beginnings of the names of tests that are left out unless asked for: a browser test takes ten seconds, and these show
+what another one shows, in the other language or for another value. Japanese words are the longer ones on a phone."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+        if item.name.startswith(THOROUGH):
+            item.add_marker(pytest.mark.thorough)
 
 
 @dataclass
