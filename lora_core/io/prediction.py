@@ -11,9 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from lora_core.io.formats import FLOATS, decode
 from lora_core.io.tensors import Header
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -67,6 +64,10 @@ def _in_yaml(path: Path) -> Prediction | None:
 
 def _spread(path: Path, header: Header) -> float | None:
     """Standard deviation of the telling biases; None where they are not there or can't be read without torch."""
+    import numpy as np  # most files need no look at their weights
+
+    from lora_core.io.formats import FLOATS, decode
+
     name = next((p + _TELLING for p in ("model.diffusion_model.", "") if p + _TELLING in header.spans), None)
     if name is None or header.tensors[name].dtype not in FLOATS:
         return None

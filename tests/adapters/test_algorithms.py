@@ -386,8 +386,13 @@ def test_sides_are_split_by_the_rule_of_lycoris(dimension, by_factor):
 # ---- the whole tiny model --------------------------------------------------------------------------------------------
 
 
+def components_of(parts):
+    networks = {"unet": parts.unet, "text_encoder": parts.text_encoder}
+    return SimpleNamespace(denoiser=parts.unet, text_encoder=parts.text_encoder, part=networks.__getitem__)
+
+
 def targets_of(parts, variant):
-    components = SimpleNamespace(denoiser=parts.unet, text_encoder=parts.text_encoder)
+    components = components_of(parts)
     convolutions = settings_of(variant).convolutions
     return FAMILIES["sd1"].adapter_targets(components, text_parts=("text_encoder",), convolutions=convolutions)
 
@@ -475,7 +480,7 @@ def test_saved_and_loaded_is_the_same_network(variant, tmp_path):
     again = on_model(variant, seed=9)
     load_lora(again.network, path)
     everything = FAMILIES["sd1"].adapter_targets(
-        SimpleNamespace(denoiser=made.parts.unet, text_encoder=made.parts.text_encoder),
+        components_of(made.parts),
         text_parts=("text_encoder",),
         convolutions=True,
     )

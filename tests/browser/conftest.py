@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from app import jobs
+from app.calm import COOKIE
 from lora_core.runs import PROJECT, RunFolder, create_run, list_runs
 from lora_core.settings import RunSettings
 from lora_core.setup.browser import system_chromium
@@ -193,15 +194,25 @@ def open_page(chromium, request, visit):
     """Opens the page in a fresh browser profile: ``open_page(locale="ja-JP", width=390)``."""
     contexts = []
 
-    def open_it(locale: str = "en-US", width: int = 1280, height: int = 900, url: str | None = None, context=None):
+    def open_it(
+        locale: str = "en-US",
+        width: int = 1280,
+        height: int = 900,
+        url: str | None = None,
+        context=None,
+        level: str | None = "expert",
+    ):
+        url = url or request.getfixturevalue("app").url
         if context is None:
             context = chromium.new_context(locale=locale, viewport={"width": width, "height": height})
             contexts.append(context)
+            if level:  # of settings; None: as a newcomer finds the page
+                context.add_cookies([{"name": COOKIE, "value": level, "url": url}])
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("request", lambda request: request.url.startswith(LOCAL) or visit.foreign.append(request.url))
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
-        page.goto(url or request.getfixturevalue("app").url)
+        page.goto(url)
         page.wait_for_selector("#job_pill .jp")
         return page
 

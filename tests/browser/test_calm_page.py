@@ -31,7 +31,7 @@ def form(open_page):
     """The page with an empty form."""
 
     def open_it(**options):
-        page = open_page(**options)
+        page = open_page(**{"level": None} | options)
         page.click("#reset_settings")
         page.click("#reset_now")
         page.wait_for_selector("#reset_dialog", state="hidden")

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from lora_core.demo import DATASET, MINI_MODEL
 from lora_core.events import FileSaved, RunFailed
 from lora_core.families import FAMILIES
-from lora_core.generate.preview import added, layers_of, request
+from lora_core.generate.loras import layers_of
+from lora_core.generate.preview import added, request
 from lora_core.merge.apply import apply
 from lora_core.merge.combine import merge
 from lora_core.merge.extract import extract
@@ -101,7 +102,7 @@ def test_both_ways_give_the_same_lora(both):
 def test_both_draw_the_same_picture(both):
     family = FAMILIES["sd1"]
     components = family.load(Sd1Model(base="built-in"), dtype=torch.float32, device=torch.device("cpu"))
-    modules = layers_of(components)
+    modules = layers_of(FAMILIES["sd1"], components)
     settings = PreviewSettings(prompts=["bear"], steps=8, guidance=3.0, width=64, height=64)
     from lora_core.generate.draw import draw
 

@@ -9,6 +9,7 @@ from lora_core.adapters import AdapterNetwork
 from lora_core.data.dataset import Batch
 from lora_core.families import FAMILIES
 from lora_core.settings import RunSettings, Sd1Model
+from lora_core.train.distributed import Team
 from lora_core.train.preservation import with_class_words, without_adapters
 from lora_core.train.session import batch_loss
 from tests.models import tiny_sd_folder
@@ -46,6 +47,9 @@ def session(folder, components, request):
         network=network,
         noise=family.noise_process(components),
         texts=None,
+        stopped_texts=None,
+        team=Team(),
+        pair=None,
         device=torch.device("cpu"),
     )
     network.detach()
