@@ -209,7 +209,7 @@ def open_page(chromium, request, visit):
             if level:  # of settings; None: as a newcomer finds the page
                 context.add_cookies([{"name": COOKIE, "value": level, "url": url}])
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         page.on("request", lambda request: request.url.startswith(LOCAL) or visit.foreign.append(request.url))
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
         page.goto(url)

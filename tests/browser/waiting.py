@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(page: Any, condition: Callable[[], Any], seconds: float = 30) -> Any:
+def until(page: Any, condition: Callable[[], Any], seconds: float = 90) -> Any:
     """The condition's value once it is true. Fails when it does not become so in time."""
     end = time.monotonic() + seconds
     while True:
