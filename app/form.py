@@ -3,8 +3,6 @@
 The page says where a field goes; the settings say what it is. ``read`` and ``write`` are derived from the placing.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.drafts import read_draft
 from app.i18n import t_choice, t_help, t_label
 from lora_core.settings import RunSettings, applies
 from lora_core.settings.fields import SettingField, chooser_of, fields_of, unions_of, values_of
@@ -170,24 +169,9 @@ def from_component(field: SettingField, value: Any) -> Any:
     return value
 
 
-def save_draft(values: Values, path: Path) -> None:
-    """Keep what the page shows, legal or not, for the next visit. A disk that can't be written is no reason to fail."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(dict(values), ensure_ascii=False, default=str), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-
-
 def load_draft(path: Path) -> dict[str, Any]:
     """What ``save_draft`` kept, over the defaults; only what the fields of today can show."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return dict(DRAFT)
-    kept = kept if isinstance(kept, dict) else {}
+    kept = read_draft(path)
     return DRAFT | {path: value for path, value in kept.items() if path in DRAFT and _can_show(path, value)}
 
 

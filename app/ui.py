@@ -8,7 +8,8 @@ from gradio.components import Component
 
 from app import jobs, toast
 from app.calm_events import Calm
-from app.form import DRAFT, Form, choose_variant, load_draft, save_draft, union_sections, values_shown
+from app.drafts import save_draft
+from app.form import DRAFT, Form, choose_variant, load_draft, union_sections, values_shown
 from app.i18n import language_of, say, t
 from app.live import Findings, Look, Previews, findings, problem_items
 from app.page import TABS, Context, Ui, quiet

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lora_core import checks_pair, launch_checks
+from lora_core import checks_flux, checks_pair, launch_checks
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.i18n import Language, text
@@ -441,31 +441,6 @@ def first_tags_unused(settings: RunSettings) -> Found:
 
 OF_A_DATASET: tuple[Callable[[RunSettings], Found], ...] = (bucket_limits, bucket_steps, resolution_without_buckets)
 """Rules that hold for each dataset of a dataset file as for the run's own."""
-_FLUX_CELL = 16
-"""Pixels per side of one of FLUX.1's tokens: two latents."""
-
-
-def flux_sizes(settings: RunSettings) -> Found:
-    """FLUX.1 reads latents two by two."""
-    dataset = settings.dataset
-    if settings.model.family != "flux":
-        return
-    if dataset.enable_bucket and dataset.bucket_reso_steps % _FLUX_CELL:
-        fix = {"dataset.bucket_reso_steps": 64}
-        yield _error("dataset.bucket_reso_steps", "checks.flux_steps", fix, step=dataset.bucket_reso_steps)
-    elif not dataset.enable_bucket and any(side % _FLUX_CELL for side in sides(dataset.resolution)):
-        near = ",".join(str(max(16, side // _FLUX_CELL * _FLUX_CELL)) for side in sides(dataset.resolution))
-        values = {"resolution": dataset.resolution, "near": near}
-        yield _error("dataset.resolution", "checks.flux_resolution", {"dataset.resolution": near}, **values)
-
-
-def flux_sample_guidance(settings: RunSettings) -> Found:
-    """FLUX.1 is told its guidance: Stable Diffusion's 7 makes burnt pictures."""
-    guidance = settings.sample.guidance
-    if settings.model.family == "flux" and guidance > 6 and settings.sample.prompts.strip():
-        yield _warning("sample.guidance", "checks.flux_guidance", {"sample.guidance": 3.5}, guidance=f"{guidance:g}")
-
-
 COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     own_rate_too_low,
     own_rate_differs,
@@ -505,8 +480,7 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     samples_never_drawn,
     *LOSS_AND_NOISE,
     *checks_pair.COMBINATIONS,
-    flux_sizes,
-    flux_sample_guidance,
+    *checks_flux.COMBINATIONS,
     *launch_checks.COMBINATIONS,
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.form import save_draft
+from app.drafts import save_draft
 from app.i18n import language_of, t
 from app.merge.blocks import line_after
 from app.merge.files import Looks

@@ -1,11 +1,11 @@
 """What the Merge tab shows, as plain values by key: how it begins, what belongs to a choice, what is kept."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.drafts import read_draft
 from lora_core.merge.methods import METHODS
 from lora_core.runs import home
 
@@ -179,11 +179,7 @@ def draft_file() -> Path:
 
 def load_draft(path: Path) -> dict[str, Any]:
     """What the tab showed last time, over the defaults; only what it can show today."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return dict(DEFAULTS)
-    return checked(kept if isinstance(kept, dict) else {})
+    return checked(read_draft(path))
 
 
 def checked(kept: Values) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app.form import save_draft
+from app.drafts import save_draft
 from app.i18n import language_of, say
 from app.merge import run as job
 from app.merge.parts import fresh

@@ -1,6 +1,5 @@
 """What the Model test tab shows, as plain values by key: how it begins, what is kept, and the job it describes."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from app import jobs
+from app.drafts import read_draft
 from app.folder_view import is_allowed
 from app.merge.values import FormError, Term
 from lora_core.errors import UserError
@@ -65,11 +65,7 @@ def draft_file() -> Path:
 
 def load_draft(path: Path) -> dict[str, Any]:
     """What the tab showed last time, over the defaults."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return dict(DEFAULTS)
-    return checked(kept if isinstance(kept, dict) else {})
+    return checked(read_draft(path))
 
 
 def checked(kept: Values) -> dict[str, Any]:

@@ -264,7 +264,6 @@ def encoded_texts(
             yield StageChanged(stage="caching_texts", done=done, total=total)
         return None
     texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
-    captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
     if captions is not None:
         if settings.loss.prior_preservation is not None:
             captions = captions | {settings.loss.prior_words}

@@ -240,7 +240,7 @@ def microbatches(plan: Plan, step: int) -> tuple[int, range]:
 
 def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
-    if getattr(session, "pair", None) is not None:
+    if session.pair is not None:
         return pair_loss(session, batch, random, encode_captions)
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)

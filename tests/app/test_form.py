@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app import form as forms
-from app.form import Form, belongs, choose_variant, component_for, load_draft, read, read_legal, save_draft
+from app.drafts import save_draft
+from app.form import Form, belongs, choose_variant, component_for, load_draft, read, read_legal
 from app.page import Context
 from app.ui import build
 from lora_core.i18n import LANGUAGES
