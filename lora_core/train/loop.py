@@ -258,6 +258,8 @@ def encoded_texts(
     if trained and set(family.text_parts) == set(trained):
         return None
     captions = feed.data.captions_shown(plan.epochs, feed.seed, MOST_TEXTS // 2)
+    if settings.loss.prior_preservation is not None:
+        more = {*more, settings.loss.prior_words}
     if trained:
         prompts = {prompt.text for prompt in parse(settings.sample.prompts)}.union(captions or (), more)
         for done, total in family.keep_frozen_texts(components, prompts, settings.model):
@@ -265,10 +267,7 @@ def encoded_texts(
         return None
     texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
     if captions is not None:
-        if settings.loss.prior_preservation is not None:
-            captions = captions | {settings.loss.prior_words}
-        captions = captions.union(more)
-        for done, total in texts.filling(captions, weighted=settings.dataset.weighted_captions):
+        for done, total in texts.filling(captions.union(more), weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         for prompt in parse(settings.sample.prompts):
             prompts_asked(family, components, prompt, settings.model, texts)

@@ -28,13 +28,19 @@ def is_text_encoder(group: Mapping[str, Any]) -> bool:
 
 
 class StoppedTexts(EncodedTexts):
-    """Captions as the text encoders with their finished adapters read them: without dropout, and once for all."""
+    """Captions as the text encoders with their finished adapters read them: without dropout, and once for all.
+
+    Prior preservation and drift ask while the adapters are switched off: what is read then is kept apart.
+    """
 
     def __init__(self, family: ModelFamily, components: Components, model: AnyModel, network: AdapterNetwork):
         super().__init__(family, components, model)
         self._adapters = [adapter for adapter in network if adapter.part != DENOISER]
+        self._of_the_base = EncodedTexts(family, components, model)
 
     def _one(self, prompt: str, weighted: bool, max_token_length: int | None) -> Conditioning:
+        if not any(adapter.effective() for adapter in self._adapters):
+            return self._of_the_base._one(prompt, weighted, max_token_length)
         for adapter in self._adapters:
             adapter.eval()
         try:
