@@ -7,7 +7,8 @@ from lora_core.adapters import AdapterNetwork
 from lora_core.adapters.pissa import principal
 from lora_core.families.base import Target
 from lora_core.settings import RunSettings
-from tests.adapters.test_algorithms import LAYERS, NAME, bare, randomised
+from tests.adapters.test_algorithms import LAYERS, NAME, bare
+from tests.adapters.variants import randomised
 
 
 def settings(**changes):
