@@ -34,7 +34,9 @@ def editor(line: str, family: Family, present: Collection[str], language: Langua
             {"title": kind, "blocks": [_bar(block, weights, present) for block in blocks]}
             for kind, blocks in _rows(family)
         ],
-        "presets": [[name, text(preset.key, language)] for name, preset in PRESETS.items()],
+        "presets": [
+            [name, text(preset.key, language), dict(parse(name, family).by_block)] for name, preset in PRESETS.items()
+        ],
         "preset": "" if error else preset_of(weights),
         "error": error,
         "words": {word: say(f"merge_tab.blocks.{word}", language) for word in _WORDS},
@@ -50,21 +52,11 @@ def line_after(data: Any, family: Family) -> str | None:
     """The text line after an event of the editor. None for what no editor sends."""
     if family not in NAMES or not isinstance(data, Mapping):
         return None
-    if data.get("action") == "preset" and data.get("name") in PRESETS:
-        return _line(parse(str(data["name"]), family))
     given = data.get("weights")
-    if (
-        data.get("action") == "weights"
-        and isinstance(given, Mapping)
-        and all(_legal(given.get(b)) for b in names(family))
-    ):
-        return _line(BlockWeights(family, {block: float(given[block]) for block in names(family)}))
-    return None
-
-
-def _line(weights: BlockWeights) -> str:
-    """Nothing where everything counts fully: that is how the line begins."""
-    return "" if weights.plain else format_weights(weights)
+    if not isinstance(given, Mapping) or not all(_legal(given.get(block)) for block in names(family)):
+        return None
+    weights = BlockWeights(family, {block: float(given[block]) for block in names(family)})
+    return "" if weights.plain else format_weights(weights)  # the line begins empty, and everything counts fully
 
 
 def _legal(value: Any) -> bool:

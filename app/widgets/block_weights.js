@@ -1,6 +1,7 @@
-// Layer weights of one LoRA. props.value = null or {rows: [{title, blocks: [{name, short, weight, here}]}], presets: [[name, title]], preset, error, words}
-// A bar is a slider: drag or tap it, or use the arrow keys. Events say {action: "weights", weights: {block: number}} or {action: "preset", name}.
+// Layer weights of one LoRA. props.value = null or {rows: [{title, blocks: [{name, short, weight, here}]}], presets: [[name, title, {block: number}]], preset, error, words}
+// A bar is a slider: drag or tap it, or use the arrow keys. Events say {weights: {block: number}}.
 const STEP = 0.05, FAR = 0.25, LIMIT = 10;
+const PATIENCE = 10000;  // ms that a change made here waits to come back as a value
 const make = (tag, className, text) => {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -9,7 +10,7 @@ const make = (tag, className, text) => {
 };
 const words = () => (props.value && props.value.words) || {};
 const said = (weight) => String(+weight.toFixed(2));
-let weights = {}, bars = new Map(), layout = "", sending = 0, active = "", low = 0, high = 1;
+let weights = {}, bars = new Map(), layout = "", sending = 0, unanswered = 0, active = "", low = 0, high = 1;
 
 function rescale() {
   const all = Object.values(weights);
@@ -34,14 +35,25 @@ function paint(name) {
   tag.textContent = short;
 }
 
+// Values that come between a change and its answer are older than the change: drawing them would take it back.
+function expectAnswer() {
+  clearTimeout(unanswered);
+  unanswered = setTimeout(() => { unanswered = 0; draw(); }, PATIENCE);
+}
+
+function olderThanHere(blocks) {
+  return blocks.every(({ name }) => bars.has(name)) && blocks.some(({ name, weight }) => Math.abs(weight - weights[name]) > 1e-6);
+}
+
 function put(name, weight) {
+  expectAnswer();
   weights[name] = Math.max(-LIMIT, Math.min(LIMIT, Math.round(weight * 1000) / 1000));
   if (weights[name] < low || weights[name] > high) rescale(); else paint(name);
 }
 
 function send(wait) {
   clearTimeout(sending);
-  sending = setTimeout(() => { sending = 0; trigger("select", { action: "weights", weights: { ...weights } }); }, wait);
+  sending = setTimeout(() => { sending = 0; trigger("select", { weights: { ...weights } }); }, wait);
 }
 
 function toggle(names) {
@@ -126,7 +138,13 @@ function tools(v) {
   const choices = [["", v.words.own], ...v.presets];
   choices.forEach(([name, title]) => { const option = make("option", "", title); option.value = name; select.append(option); });
   select.value = v.preset;
-  select.onchange = () => { if (select.value) trigger("select", { action: "preset", name: select.value }); };
+  select.onchange = () => {
+    const chosen = v.presets.find(([name]) => name === select.value);
+    if (!chosen) return;
+    Object.entries(chosen[2]).forEach(([name, weight]) => put(name, weight));
+    rescale();
+    send(0);
+  };
   label.append(make("span", "", v.words.preset), select);
   line.append(label, make("span", "bw-hint", v.words.hint));
   return line;
@@ -135,8 +153,11 @@ function tools(v) {
 function draw() {
   const v = props.value;
   if (!v || !v.rows) { element.replaceChildren(); layout = ""; return; }
-  if (sending) return;
-  weights = Object.fromEntries(v.rows.flatMap((row) => row.blocks.map((block) => [block.name, block.weight])));
+  const blocks = v.rows.flatMap((row) => row.blocks);
+  if (sending || (unanswered && olderThanHere(blocks))) return;
+  clearTimeout(unanswered);
+  unanswered = 0;
+  weights = Object.fromEntries(blocks.map((block) => [block.name, block.weight]));
   const shape = JSON.stringify([v.rows.map((row) => row.blocks.map((block) => [block.name, block.here])), v.presets, v.words]);
   if (shape !== layout) {
     layout = shape;

@@ -146,15 +146,17 @@ def test_a_line_that_can_not_be_read_is_said(line):
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "flux"])
 def test_bars_text_and_presets_stay_in_step(family):
-    for name in PRESETS:
-        line = line_after({"action": "preset", "name": name}, family)
+    presets = {name: weights for name, _, weights in editor("", family, (), "en")["presets"]}
+    assert presets.keys() == PRESETS.keys()
+    for name, weights in presets.items():
+        line = line_after({"weights": weights}, family)
         assert parse(line, family) == parse(name, family)
         assert parse(editor(line, family, (), "en")["preset"], family) == parse(name, family)
     moved = dict.fromkeys(names(family), 0.25)
-    line = line_after({"action": "weights", "weights": moved}, family)
+    line = line_after({"weights": moved}, family)
     assert parse(line, family).by_block == moved
     assert line == format_weights(parse(line, family))
-    assert line_after({"action": "weights", "weights": dict.fromkeys(names(family), 1)}, family) == ""
+    assert line_after({"weights": dict.fromkeys(names(family), 1)}, family) == ""
 
 
 @pytest.mark.parametrize(
@@ -163,17 +165,16 @@ def test_bars_text_and_presets_stay_in_step(family):
         None,
         [],
         {},
-        {"action": "preset", "name": "__class__"},
-        {"action": "weights", "weights": {"BASE": 1}},
-        {"action": "weights", "weights": dict.fromkeys(names("sd1"), 1e30)},
-        {"action": "weights", "weights": dict.fromkeys(names("sd1"), float("nan"))},
-        {"action": "weights", "weights": dict.fromkeys(names("sd1"), "1")},
-        {"action": "weights", "weights": "1,1"},
+        {"weights": {"BASE": 1}},
+        {"weights": dict.fromkeys(names("sd1"), 1e30)},
+        {"weights": dict.fromkeys(names("sd1"), float("nan"))},
+        {"weights": dict.fromkeys(names("sd1"), "1")},
+        {"weights": "1,1"},
     ],
 )
 def test_what_no_editor_sends_changes_nothing(data):
     assert line_after(data, "sd1") is None
-    assert line_after({"action": "preset", "name": "ALL"}, "unknown") is None
+    assert line_after({"weights": {}}, "unknown") is None
     assert editor("", "sd3", (), "en") is None
 
 
