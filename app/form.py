@@ -51,9 +51,9 @@ class Form:
         """What the page shows, by path, out of a handler's dict of inputs."""
         return {path: by_component[component] for path, component in self.components.items()}
 
-    def write(self, settings: RunSettings) -> dict[Component, Any]:
-        """What each component is to show for these settings, for a handler whose outputs are ``inputs``."""
-        return self.show(values_shown(settings))
+    def write(self, settings: RunSettings, before: Values) -> dict[Component, Any]:
+        """Updates that put settings on a page that shows ``before``, for a handler whose outputs are ``inputs``."""
+        return self.show_changes(before, values_shown(settings))
 
     def show(self, values: Values) -> dict[Component, Any]:
         """Updates that put values into the components; which of them are seen is up to app/calm.py."""
@@ -64,8 +64,8 @@ class Form:
         return updates
 
     def show_changes(self, before: Values, after: Values) -> dict[Component, Any]:
-        """Updates for the values alone that are others now: each update costs the browser time."""
-        other = {path: value for path, value in after.items() if before.get(path) != value}
+        """Updates for the values alone that are others now: each costs the browser time, and may undo some typing."""
+        other = {p: v for p, v in after.items() if p not in before or before[p] != for_component(fields_of()[p], v)}
         return self.show(other) or {next(iter(self.components.values())): gr.skip()}
 
 

@@ -261,12 +261,13 @@ class InspectTab:
     def load_settings(self, by_component: Updates, request: gr.Request) -> Updates:
         """Put what the file was trained with into the form, and say what was taken."""
         language, form = language_of(request), self.ui.form
+        values = form.values(by_component)
         try:
             path = self.reports.file(by_component[self.path])
             if path is None:
                 return gr.skip()
-            found = settings_in(path, self.reports.metadata(path), form.values(by_component))
+            found = settings_in(path, self.reports.metadata(path), values)
         except (UserError, FormError) as error:
             toast.warn(error.message(language))
             return gr.skip()
-        return {self.loaded: loaded_html(found, path.name, language), **form.write(found.settings)}
+        return {self.loaded: loaded_html(found, path.name, language), **form.write(found.settings, values)}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from app import toast
 from app.family import preset_differs
 from app.folder_view import Wanted, is_allowed
-from app.form import Form, read, read_legal
+from app.form import read, read_legal
 from app.i18n import language_of, say, t
 from app.page import Ui, quiet
 from app.widgets import preset_dialog
@@ -56,11 +57,6 @@ def build(ui: Ui) -> gr.Dropdown:
     return preset
 
 
-def with_preset(form: Form, by_component: Inputs, name: str) -> RunSettings:
-    """The settings of the page with a preset laid over them."""
-    return apply_preset(read_legal(form.values(by_component)), find_preset(name))
-
-
 def recent_choices() -> list[tuple[str, str]]:
     """Settings used last: a run by its folder's name, a file by its own."""
     return [(path.parent.name if path.name == "settings.json" else path.name, str(path)) for path in recent()]
@@ -76,18 +72,18 @@ def save_name(output_name: str) -> str:
 
 def _connect_preset(ui: Ui, preset: gr.Dropdown) -> None:
     def choose(by_component: Inputs, request: gr.Request) -> Inputs:
-        language, name = language_of(request), by_component[preset]
+        language, name, values = language_of(request), by_component[preset], ui.form.values(by_component)
         if not name:
             return {preset: ""}
         try:
-            settings = with_preset(ui.form, by_component, name)
+            settings = apply_preset(read_legal(values), find_preset(name))
         except UserError as error:
             toast.warn(error.message(language))
             return {preset: ""}
         toast.info(say("bar.preset_done", language, title=find_preset(name).title(language)))
         if words := preset_differs(settings, language):
             toast.warn(words)
-        return ui.form.write(settings)
+        return ui.form.write(settings, values)
 
     def register() -> None:
         everything = {preset, *ui.form.inputs}
@@ -140,10 +136,11 @@ def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
     def may_read(path: Path) -> bool:
         return is_allowed(path, ui.context.roots)
 
-    def load_from(get: Callable[[Any], Path | None], *, ours: bool) -> Callable[..., Inputs]:
-        def handler(typed: Any, request: gr.Request) -> Inputs:
-            language, pasted = language_of(request), is_pasted(typed)
-            file = Path(say("load.command", language)) if pasted else get(typed)
+    def load_from(place: Component, *, ours: bool) -> Callable[..., Inputs]:
+        def handler(by_component: Inputs, request: gr.Request) -> Inputs:
+            typed, language = by_component[place], language_of(request)
+            pasted = is_pasted(typed)
+            file = Path(say("load.command", language)) if pasted else _as_path(typed)
             if file is None:
                 return dialog.say(say("load.nothing", language))
             try:
@@ -155,19 +152,23 @@ def _load_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
             if ours and not pasted:
                 remember(file / "settings.json" if file.is_dir() else file)
             toast.info(say("load.done", language, name=file.name))
-            return dialog.close() | ui.form.write(loaded.settings) | {from_kohya: kohya_report(loaded.kohya, language)}
+            written = ui.form.write(loaded.settings, ui.form.values(by_component))
+            return dialog.close() | written | {from_kohya: kohya_report(loaded.kohya, language)}
 
         return handler
 
     def register() -> None:
         outputs = dialog.outputs | ui.form.inputs | {from_kohya}
-        typed = load_from(_as_path, ours=True)
+
+        def loads(event: Any, place: Component, *, ours: bool = True) -> Any:
+            return event(load_from(place, ours=ours), {place, *ui.form.inputs}, outputs, **quiet(queue=True))
+
         opener.click(open_dialog, None, dialog.outputs | {chosen}, **quiet())
         ui.written += [
-            load_button.click(typed, path, outputs, **quiet(queue=True)),
-            path.submit(typed, path, outputs, **quiet(queue=True)),
-            chosen.select(typed, chosen, outputs, **quiet(queue=True)),
-            upload.upload(load_from(_as_path, ours=False), upload, outputs, **quiet(queue=True)),
+            loads(load_button.click, path),
+            loads(path.submit, path),
+            loads(chosen.select, chosen),
+            loads(upload.upload, upload, ours=False),
         ]
 
     ui.later.append(register)
@@ -222,8 +223,8 @@ def _reset_dialog(ui: Ui, opener: gr.Button, from_kohya: gr.HTML) -> None:
     def register() -> None:
         opener.click(lambda: gr.update(visible=True), None, box, **quiet())
         done = reset.click(
-            lambda: dialog.close() | ui.form.write(RunSettings()) | {from_kohya: ""},
-            None,
+            lambda shown: dialog.close() | ui.form.write(RunSettings(), ui.form.values(shown)) | {from_kohya: ""},
+            ui.form.inputs,
             dialog.outputs | ui.form.inputs | {from_kohya},
             **quiet(),
         )

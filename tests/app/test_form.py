@@ -111,9 +111,15 @@ def test_writing_draws_nothing_anew():
         form = Form()
         for path in FIELDS:
             form.field(path)
-        updates = form.write(RunSettings.model_validate({"optimizer": {"name": "Prodigy"}}))
+    settings = RunSettings.model_validate({"optimizer": {"name": "Prodigy"}})
+    updates = form.write(settings, {})
     assert len(updates) == len(FIELDS)
     assert all(update.keys() == {"value", "__type__"} for update in updates.values())
+    shown = {path: update["value"] for path, update in zip(form.components, updates.values(), strict=True)}
+    (skipped,) = form.write(settings, shown).values()
+    assert "value" not in skipped
+    (name,) = form.write(settings, shown | {"optimizer.name": "Lion"}).values()
+    assert name["value"] == "Prodigy"
 
 
 @pytest.mark.parametrize("path", [path for path, field in FIELDS.items() if field.optional])

@@ -44,7 +44,7 @@ def said(monkeypatch):
 def inputs(maker, settings, **fields):
     typed = {"prompt": "bear", "count": None, "seed": 1, "negative": "", "captions": False} | fields
     own = {field: typed[name] for name, field in maker.fields.items()}
-    shown = {component: update["value"] for component, update in maker.ui.form.write(settings).items()}
+    shown = {component: update["value"] for component, update in maker.ui.form.write(settings, {}).items()}
     return shown | own | {maker.run: "", maker.shown: [], maker.chosen: None}
 
 
