@@ -67,5 +67,10 @@ class Ui:
 
 
 def quiet(**options: Any) -> dict[str, Any]:
-    """Options of an event that is private, quick and must not wait behind others or cover the page while it runs."""
-    return {"queue": False, "show_progress": "hidden", "api_visibility": "private", **options}
+    """Options of an event that is private, quick and must not wait behind others or cover the page while it runs.
+
+    No component shows its progress, not even hidden: Gradio remembers each that ever did, and brings all of them up to
+    date at every later event, which with some hundred fields takes a browser seconds.
+    """
+    silent = {"show_progress": "hidden", "show_progress_on": []}
+    return {"queue": False, "api_visibility": "private", **silent, **options}

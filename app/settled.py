@@ -40,7 +40,8 @@ class Settled:
         self._press = {"fn": None, "js": f"() => window.kbSettle('{elem_id}')", **quiet()}
         self.then = gr.Button("", elem_id=elem_id, elem_classes="kb-unseen").click
         """Registers what follows, as the ``click`` of a button does."""
-        gr.on(list(changes), **self._press)
+        for change in changes:  # not one event for all: at each change it would ask for the state of every one of them
+            change(**self._press)
 
     def after(self, event: Any) -> None:
         """Also wait after an event that changes what tells of no change itself."""

@@ -15,6 +15,7 @@ from app.merge.view import problems_html, progress_html
 from app.model_test.form import DEFAULTS, checked, draft_file, is_busy, load_draft, of_latest_run, settings_of, visible
 from app.model_test.view import gallery, results_html
 from app.page import Ui, quiet
+from app.settled import Settled
 from lora_core.errors import UserError
 from lora_core.merge.describe import describe
 
@@ -52,9 +53,10 @@ class Events:
         boxes, problems = set(parts.boxes.values()), parts.places["problems"]
         shown = {*boxes, self.seen}
         restored = self.ui.demo.load(self.restore, None, {*fields, self.ready}, **quiet())
-        restored.then(self.keep, {*fields, self.ready, self.seen}, shown, **quiet())
         changes = [component.change for component in fields if not isinstance(component, gr.State)]
-        gr.on(changes, self.keep, {*fields, self.ready, self.seen}, shown, **quiet(trigger_mode="always_last"))
+        changed = Settled(changes, "kb_model_test_changed")
+        changed.then(self.keep, {*fields, self.ready, self.seen}, shown, **quiet(trigger_mode="always_last"))
+        changed.after(restored)
         started = {parts.fields["run"], problems, self.timer}
         pressed = parts.buttons["go"].click(self.go, fields, started, **quiet(queue=True, trigger_mode="once"))
         pressed.then(self.poll, *self._polls(), **quiet())

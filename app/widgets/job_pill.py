@@ -7,6 +7,7 @@ import gradio as gr
 
 from app import jobs
 from app.i18n import language_of, say
+from app.page import quiet
 from app.run_view import RunView, Views
 from app.words import duration, run_label, stage_word
 from lora_core.i18n import Language
@@ -24,14 +25,7 @@ def build(demo: gr.Blocks, views: Views) -> gr.HTML:
         return (html, html) if html != shown else (gr.skip(), gr.skip())
 
     for trigger in (demo.load, timer.tick):
-        trigger(
-            poll,
-            shown,
-            [pill, shown],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        trigger(poll, shown, [pill, shown], **quiet())
     return pill
 
 
