@@ -5,6 +5,9 @@ from pathlib import Path
 
 from lora_core.i18n import Language, text
 
+OPTIONS = ("folder", "name", "strength", "preview", "negative", "replace")
+"""Arguments named as what they fill in."""
+
 
 def fill(parser: argparse.ArgumentParser, says: Language) -> None:
     """The options of the command."""
@@ -22,9 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lora_core.cli import language
     from lora_core.handover.send import Wish, hand_over, told
 
-    given = {
-        name: getattr(arguments, name) for name in ("folder", "name", "strength", "preview", "negative", "replace")
-    }
+    given = {name: getattr(arguments, name) for name in OPTIONS}
     sent = hand_over(Wish(lora=arguments.file, **given))
     print("\n".join([*told(sent, language()), text("handover.prompt", language(), prompt=sent.prompt)]))
     return 0

@@ -5,6 +5,7 @@ the same folders and its own ``modules_forge``; ComfyUI folder_paths.py (models/
 models apart from its code, but beside ``custom_nodes``).
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def place_of(folder: Path) -> Place:
     folder, belongs to no program known, or could mean several.
     """
     folder = folder.absolute()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError("handover.no_folder", folder=folder)
     for top in (folder, *folder.parents):
         if program := program_at(top):
@@ -88,9 +89,9 @@ def program_at(folder: Path) -> Program | None:
 
 
 def _is_home(folder: Path, program: Program) -> bool:
-    if any((folder / mark).exists() for mark in program.marks):
+    if any(os.path.exists(folder / mark) for mark in program.marks):
         return True
-    return bool(re.search(program.called, folder.name, re.IGNORECASE)) and (folder / "models").is_dir()
+    return bool(re.search(program.called, folder.name, re.IGNORECASE)) and os.path.isdir(folder / "models")
 
 
 def _within(folder: Path, top: Path, program: Program) -> Path:
@@ -114,7 +115,7 @@ def lora_folder(top: Path, program: Program) -> Path:
 def _folders(folder: Path) -> Iterator[Path]:
     """Folders in a folder by name; none where it can't be read."""
     try:
-        found = sorted(child for child in folder.iterdir() if child.is_dir())
+        found = sorted(child for child in folder.iterdir() if os.path.isdir(child))
     except OSError:
         return
     yield from found[:MOST_LOOKED_AT]

@@ -24,6 +24,12 @@ from lora_core.settings.base import one_component
 STRONGEST = 10.0
 LONGEST_NAME = 120
 """Characters: with an ending they fit in what file systems take (255 bytes) in Japanese, too, for most names."""
+HINTS = {
+    "AUTOMATIC1111": "handover.hint_webui",
+    "Forge": "handover.hint_webui",
+    "ComfyUI": "handover.hint_comfyui",
+}
+"""Program -> what to do there."""
 Write = Callable[[Path], None]
 
 
@@ -164,6 +170,7 @@ def told(sent: Sent, language: Language = "en") -> list[str]:
         lines.append(text("handover.no_preview", language))
     if not sent.words:
         lines.append(text("handover.no_words", language))
+    lines += [text(HINTS[sent.program], language)] if sent.program in HINTS else []
     if sent.partly:
         lines.append(sent.partly.message(language))
     return lines

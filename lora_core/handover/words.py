@@ -16,7 +16,7 @@ MOST_TAGS = 3
 def trigger_words(report: HeaderReport) -> str:
     """What calls up what was learned: what the file says, else the words of its image folders ("20_usu bear").
 
-    Captions take the place of a folder's words. Where they do not hold them, the tags that stand in every caption count.
+    Captions take the place of a folder's words. Where they do not hold them, tags that stand in every caption count.
     """
     said = " ".join(report.trigger_words.split())
     return (said or ", ".join(dict.fromkeys(_found(report))))[:LONGEST].strip()
