@@ -9,7 +9,7 @@ import gradio as gr
 from app.drafts import read_draft, save_draft
 from app.folder_view import Wanted, is_allowed
 from app.i18n import language_of, say, t
-from app.inspect.html import copy_button, safe, tag, words
+from app.inspect.html import copy_button, tag, words
 from app.inspect.reports import Reports
 from app.merge.values import FormError
 from app.page import quiet
