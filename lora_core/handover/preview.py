@@ -81,6 +81,6 @@ def png_of(picture: Path) -> bytes:
                 return data
             made = io.BytesIO()
             image.convert("RGBA" if image.has_transparency_data else "RGB").save(made, "PNG")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise UserError("handover.bad_picture", path=picture) from error
     return made.getvalue()

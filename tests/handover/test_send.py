@@ -6,12 +6,14 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lora_core.errors import UserError
 from lora_core.handover import send
 from lora_core.handover.send import Wish, hand_over, told
 from lora_core.i18n import LANGUAGES
+from lora_core.io.arrays import save_arrays
 from lora_core.io.hashes import sha256
 from tests.handover.conftest import picture
 
@@ -166,9 +168,6 @@ def test_what_can_not_be_used_is_said_before_anything_is_written(lora, webui, ch
 
 
 def test_what_is_no_lora_is_said(tmp_path, webui):
-    from lora_core.io.arrays import save_arrays
-    from tests.merge.makers import np
-
     save_arrays({"x": np.zeros(3, np.float32)}, {}, tmp_path / "x.safetensors", "fp16")
     assert refused(Wish(tmp_path / "x.safetensors", webui)) == "lora.not_a_lora"
 
