@@ -18,7 +18,7 @@ from app.widgets.dialogs import Dialog, Inputs, cancel, dialog_box
 from app.widgets.run_status import COPY_ON_CLICK
 from lora_core.errors import UserError
 from lora_core.handover.places import place_of
-from lora_core.handover.preview import picture_of
+from lora_core.handover.preview import Picture, picture_of
 from lora_core.handover.send import Sent, Wish, hand_over, told
 from lora_core.handover.words import trigger_words
 from lora_core.i18n import Language
@@ -71,8 +71,8 @@ class HandoverDialog:
         return {*self.dialog.outputs, self.about, self.folder, self.name, self.strength, self.replace, self.lora}
 
     def connect(self) -> None:
-        given = {self.lora, self.folder, self.name, self.strength}
-        changed = {self.dialog.message, self.replace}
+        given: set[Any] = {self.lora, self.folder, self.name, self.strength}
+        changed: set[Any] = {self.dialog.message, self.replace}
         for button, answer in ((self.go, self.send), (self.replace, self.send_over)):
             button.click(answer, given, changed, **quiet(queue=True, trigger_mode="once"))
 
@@ -89,26 +89,29 @@ class HandoverDialog:
 
     def open(self, typed: object, language: Language) -> Inputs:
         """Show the dialog, filled in for a file; for one that can't be sent, with the reason."""
-        shown = {self.dialog.box: gr.update(visible=True), self.replace: gr.update(visible=False)}
+        shown: dict[Any, Any] = {self.dialog.box: gr.update(visible=True), self.replace: gr.update(visible=False)}
         kept = read_draft(memory()).get("folder")
         fields = {self.folder: kept if isinstance(kept, str) else "", self.strength: 1.0}
         try:
             lora = self.reports.file(typed)
             if lora is None:
                 raise FormError("send.no_file")
-            report, picture = self.reports.header(lora), self.picture(lora)
+            report = self.reports.header(lora)
             if report.kind != "lora":
                 raise UserError("lora.not_a_lora", path=lora)
+            picture = self.picture(report)
         except (UserError, FormError) as error:
             empty = {self.about: "", self.name: "", self.lora: ""}
             return shown | fields | empty | self.dialog.say(error.message(language))
         about = {self.about: about_html(report, picture, language), self.name: lora.stem, self.lora: str(lora)}
         return shown | fields | about | {self.dialog.message: ""}
 
-    def picture(self, lora: Path) -> Path | None:
-        """The picture that goes along, as far as this page may show it."""
-        found = picture_of(lora)
-        return found if found and is_allowed(found, self.reports.roots) else None
+    def picture(self, report: HeaderReport) -> Picture | None:
+        """The picture that goes along. FormError where this page may not show it."""
+        found = picture_of(report)
+        if isinstance(found, Path) and not is_allowed(found, self.reports.roots):
+            raise FormError("browse.not_allowed")
+        return found
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class HandoverDialog:
             folder,
             name=str(by_component[self.name] or ""),
             strength=strength if isinstance(strength, int | float) else math.nan,
-            preview=self.picture(lora),
+            preview=self.picture(self.reports.header(lora)),
             replace=replace,
         )
 
@@ -154,17 +157,25 @@ def memory() -> Path:
     return home() / "handover.json"
 
 
-def about_html(report: HeaderReport, picture: Path | None, language: Language) -> str:
+def about_html(report: HeaderReport, picture: Picture | None, language: Language) -> str:
     """Which file it is, the picture that goes along, and its trigger words."""
-    small = thumbnail(picture) if picture else None
+    shown = address_of(report, picture)
     calling = trigger_words(report)
     lines = [
         words(report.path.name, "ho-name", name="strong"),
         words(say("send.words", language, words=calling) if calling else say("send.words_none", language)),
-        words(say("send.picture" if small else "send.picture_none", language), "ho-note"),
+        words(say("send.picture" if shown else "send.picture_none", language), "ho-note"),
     ]
-    image = tag("img", "", src=small[0], alt="") if small else ""
+    image = tag("img", "", src=shown, alt="") if shown else ""
     return tag("div", image + tag("div", "".join(lines), "ho-lines"), "ho-about")
+
+
+def address_of(report: HeaderReport, picture: Picture | None) -> str:
+    """Where the browser finds the picture; "" when there is none that can be read."""
+    if isinstance(picture, Path):
+        addresses = thumbnail(picture)
+        return addresses[0] if addresses else ""
+    return report.thumbnail.data_url if picture and report.thumbnail else ""
 
 
 def done_html(done: Sent, language: Language) -> str:

@@ -1,5 +1,6 @@
 """The picture beside a LoRA: one that somebody chose, else the sample that was drawn when the file was saved."""
 
+import base64
 import io
 import re
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from PIL import Image, UnidentifiedImageError
 
 from lora_core.errors import UserError
 from lora_core.generate.epochs import SAVED
-from lora_core.inspect.thumbnail import thumbnail
+from lora_core.inspect.report import HeaderReport
 
+Picture = Path | bytes
+"""A picture's file, or what such a file holds."""
 SAMPLES = "sample"
 """Folder of a training's samples, beside its LoRAs."""
 _NAME = re.compile(r"(?P<run>.+)_(?P<by>e?)(?P<mark>\d{6})_(?P<index>\d{2,})_(?P<when>\d{14})_\d+\.png")
@@ -28,10 +31,13 @@ class _Sample:
     when: str
 
 
-def picture_of(lora: Path) -> Path | None:
-    """The sample of its training that shows a LoRA best, else a picture that lies beside it."""
-    beside = thumbnail(lora, "")
-    return sample_of(lora) or (beside.path if beside else None)
+def picture_of(report: HeaderReport) -> Picture | None:
+    """The sample of its training that shows a LoRA best, else the picture in its metadata, or that lies beside it."""
+    if sample := sample_of(report.path):
+        return sample
+    if report.thumbnail is None:
+        return None
+    return report.thumbnail.path or base64.b64decode(report.thumbnail.data_url.partition(",")[2])
 
 
 def sample_of(lora: Path) -> Path | None:
@@ -68,13 +74,13 @@ def _pictures(folder: Path) -> list[Path]:
         return []
 
 
-def png_of(picture: Path) -> bytes:
+def png_of(picture: Picture) -> bytes:
     """A picture as PNG: one that is PNG stays as it is, with the text of its parameters in it.
 
     Raises UserError for what is no picture.
     """
     try:
-        data = picture.read_bytes()
+        data = picture if isinstance(picture, bytes) else picture.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             if image.format == "PNG":
@@ -82,5 +88,6 @@ def png_of(picture: Path) -> bytes:
             made = io.BytesIO()
             image.convert("RGBA" if image.has_transparency_data else "RGB").save(made, "PNG")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        raise UserError("handover.bad_picture", path=picture) from error
+        shown = "modelspec.thumbnail" if isinstance(picture, bytes) else picture
+        raise UserError("handover.bad_picture", path=shown) from error
     return made.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_core.errors import UserError
 from lora_core.handover.cards import ENDINGS, Facts, card
 from lora_core.handover.places import Place, place_of
-from lora_core.handover.preview import picture_of, png_of
+from lora_core.handover.preview import Picture, picture_of, png_of
 from lora_core.handover.words import prompt, trigger_words
 from lora_core.i18n import Language, text
 from lora_core.inspect.header import inspect_header
@@ -43,8 +43,8 @@ class Wish:
     name: str = ""
     """What the file is called there, without ending; empty: as it is."""
     strength: float = 1.0
-    preview: Path | None = None
-    """A picture; None: the sample of its training, if there is one."""
+    preview: Picture | None = None
+    """None: the sample of its training, else the picture it has, if any."""
     negative: str = ""
     replace: bool = False
     """Whether files of that name may be replaced."""
@@ -72,7 +72,7 @@ def hand_over(wish: Wish) -> Sent:
     if report.kind != "lora":
         raise UserError("lora.not_a_lora", path=wish.lora)
     place, name, strength = place_of(wish.folder), _name(wish), _strength(wish.strength)
-    digest, picture = sha256(wish.lora), wish.preview or picture_of(wish.lora)
+    digest, picture = sha256(wish.lora), wish.preview or picture_of(report)
     facts = Facts(report, name, trigger_words(report), strength, wish.negative.strip(), digest)
     files = dict(_files(place, facts, picture))
     _ask_first(files, wish, place.folder)
@@ -105,14 +105,14 @@ def _strength(value: float) -> float:
     return round(value, 3)
 
 
-def _files(place: Place, facts: Facts, picture: Path | None) -> Iterator[tuple[Path, Write]]:
+def _files(place: Place, facts: Facts, picture: Picture | None) -> Iterator[tuple[Path, Write]]:
     """Every file with what writes it. A LoRA or picture that is there already, as the very same file, stays."""
     lora = facts.report.path
     target = place.folder / f"{facts.name}{lora.suffix}"
     if not _same(target, lora):
         yield target, _copied(lora, facts.sha256)
     shown = place.folder / f"{facts.name}.png"
-    if picture is not None and not _same(shown, picture):
+    if picture is not None and (isinstance(picture, bytes) or not _same(shown, picture)):
         yield shown, _written(png_of(picture))
     for kind in place.program.cards:
         path = place.folder / f"{facts.name}{ENDINGS[kind]}"

@@ -8,6 +8,7 @@ import pytest
 
 from app.page import Context
 from app.run_view import RunView
+from app.ui import build
 from app.widgets.handover_dialog import HandoverDialog
 from app.widgets.path_picker import PathPicker
 from app.widgets.run_status import files_html
@@ -37,6 +38,13 @@ def dialog(open_dialog) -> HandoverDialog:
     return open_dialog()
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> gr.Blocks:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("home")))
+        return build(Context())
+
+
 @pytest.fixture
 def webui(tmp_path):
     (tmp_path / "webui" / "models" / "Lora").mkdir(parents=True)
@@ -61,6 +69,11 @@ def test_it_opens_with_the_files_name_words_and_picture(dialog, lora):
     assert "Trigger words: usu bear" in shown[dialog.about]
     assert "<img" in shown[dialog.about]
     assert set(shown) <= dialog.outputs
+
+
+def test_without_samples_it_shows_the_picture_inside_the_file(dialog, tmp_path):
+    shown = dialog.named(str(good(tmp_path / "bare.safetensors")), ENGLISH)
+    assert 'src="data:image/png;base64,' in shown[dialog.about]
 
 
 def test_it_sends_says_the_prompt_and_remembers_the_folder(dialog, lora, webui):
@@ -138,3 +151,10 @@ def test_the_saved_loras_of_a_run_have_the_button_and_nothing_else_has(lora, tmp
     html = files_html(RunView(run).update(), "en")
     assert html.count("data-handover=") == 1
     assert f'data-handover="{lora}"' in html
+
+
+@pytest.mark.parametrize(("elem_id", "event"), [("monitor_files", "select"), ("inspect_send", "click")])
+def test_the_monitor_and_the_inspect_tab_open_the_one_dialog(page, elem_id, event):
+    ids = {block.elem_id: number for number, block in page.blocks.items() if block.elem_id}
+    opened = [fn for fn in page.fns.values() if (ids[elem_id], event) in fn.targets]
+    assert any(ids["handover_dialog"] in {block._id for block in fn.outputs} for fn in opened)

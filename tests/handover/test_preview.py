@@ -1,5 +1,6 @@
 """Which picture goes along with which file."""
 
+import base64
 import io
 
 import pytest
@@ -7,7 +8,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lora_core.errors import UserError
-from lora_core.handover.preview import picture_of, png_of
+from lora_core.handover.preview import picture_of, png_of, sample_of
+from lora_core.inspect.header import inspect_header
 from tests.handover.conftest import picture
 
 
@@ -34,13 +36,22 @@ def run(tmp_path):
     ],
 )
 def test_the_first_prompts_sample_of_the_time_the_file_was_saved(run, name, mark):
-    assert mark in picture_of(run / f"{name}.safetensors").name
+    assert mark in sample_of(run / f"{name}.safetensors").name
 
 
-def test_a_run_without_samples_has_the_picture_that_lies_beside_it(run):
-    assert picture_of(run / "bear.safetensors") is None
+def test_without_samples_it_is_the_picture_that_lies_beside_it(run, make_lora):
+    lora = make_lora(run / "bear.safetensors")
+    assert picture_of(inspect_header(lora)) is None
     beside = picture(run / "bear.preview.png")
-    assert picture_of(run / "bear.safetensors") == beside
+    assert picture_of(inspect_header(lora)) == beside
+
+
+def test_a_picture_inside_the_file_comes_before_that(run, make_lora):
+    picture(run / "bear.png")
+    inside = picture(run / "inside.png", "blue").read_bytes()
+    url = "data:image/png;base64," + base64.b64encode(inside).decode()
+    lora = make_lora(run / "bear.safetensors", **{"modelspec.thumbnail": url})
+    assert png_of(picture_of(inspect_header(lora))) == inside
 
 
 def test_a_png_stays_as_it_is_with_its_parameters(tmp_path):
