@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.form import Form
     from app.live import Report
     from app.run_view import Views
+    from app.widgets.handover_dialog import HandoverDialog
     from app.widgets.path_picker import PathPicker
 
 TABS = ("source_model", "folders", "parameters", "samples", "monitor", "model_test", "merge", "inspect", "system")
@@ -39,6 +40,8 @@ class Ui:
     views: Views
     context: Context
     picker: PathPicker
+    handover: HandoverDialog = field(init=False)
+    """Sends a LoRA to a web UI; placed before the tabs that open it."""
     tabs: gr.Tabs = field(default_factory=lambda: gr.Tabs(render=False))
     reports: dict[gr.HTML, Report] = field(default_factory=dict)
     """Parts of the page that are made anew from the settings at every change."""

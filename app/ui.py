@@ -18,6 +18,7 @@ from app.settled import Settled
 from app.summary import summary_html
 from app.theme import HEAD, theme
 from app.widgets import header, job_pill, levels, problem_list, search_box, settings_bar
+from app.widgets.handover_dialog import HandoverDialog
 from app.widgets.path_picker import PathPicker
 from app.widgets.preset_dialog import preset_choices
 from lora_core.errors import UserError
@@ -38,6 +39,7 @@ def build(context: Context) -> gr.Blocks:
     """The whole page with its events."""
     with gr.Blocks(title="くま工房 Kumakobo", analytics_enabled=False, fill_width=True) as demo:
         ui = Ui(demo, Form(), Views(), context, PathPicker(context.roots))
+        ui.handover = HandoverDialog(ui)
         with gr.Row(elem_id="kb_header", equal_height=True):
             header.build()
             pill = job_pill.build(demo, ui.views)
@@ -55,6 +57,7 @@ def build(context: Context) -> gr.Blocks:
             with gr.Row(equal_height=True, elem_id="kb_train_row"):
                 ui.report(summary_html, "kb_steps")
                 train = gr.Button(t("bar.train"), variant="primary", elem_id="train_button", scale=0, min_width=200)
+        ui.handover.connect()
         ui.picker.connect()
         for register in ui.later:
             register()

@@ -1,6 +1,6 @@
 """The commands on LoRA files: kumakobo merge, apply, extract, resize, convert, clean, inspect, compare, regularisation.
 
-Those that draw pictures are in ``picture_commands``.
+Those that draw pictures are in ``picture_commands``; handover has a folder of its own.
 
 Beside their own short forms they take the command lines of sd-scripts' svd_merge_lora.py, merge_lora.py,
 sdxl_merge_lora.py, flux_merge_lora.py, extract_lora_from_models.py and resize_lora.py, under the same option names.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_core.errors import UserError
+from lora_core.handover import command as handover_command
 from lora_core.i18n import Language, text
 from lora_core.picture_commands import PICTURE_PARSERS
 from lora_core.settings import RunSettings
@@ -373,6 +374,7 @@ _PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
     "convert": _convert,
     "clean": _clean,
     "regularisation": _regularisation,
+    "handover": handover_command.fill,
     **PICTURE_PARSERS,
 }
 

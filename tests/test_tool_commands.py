@@ -67,6 +67,18 @@ def test_regularisation_says_what_it_would_do(folder, capsys):
     assert not (folder / "reg").exists()
 
 
+def test_handover_copies_and_says_what_to_paste(folder, capsys):
+    (folder / "ComfyUI" / "models" / "loras").mkdir(parents=True)
+    line = "handover A.safetensors ComfyUI --strength 0.8 --name usu"
+    assert run(line) == 0
+    assert "<lora:usu:0.8>" in capsys.readouterr().out
+    copy = folder / "ComfyUI" / "models" / "loras" / "usu.safetensors"
+    assert copy.read_bytes() == (folder / "A.safetensors").read_bytes()
+    assert run(line) == 2
+    assert "usu-2 is free" in capsys.readouterr().err
+    assert run(f"{line} --replace") == 0
+
+
 # ---- command lines of guides -----------------------------------------------------------------------------------------
 
 

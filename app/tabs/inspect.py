@@ -63,6 +63,7 @@ class InspectTab:
                 tool: gr.Button(t(f"inspector.tool.{tool}"), size="sm", elem_id=f"inspect_{tool}", min_width=110)
                 for tool in TOOLS
             }
+            self.send = gr.Button(t("send.this"), size="sm", elem_id="inspect_send", min_width=140)
         self.loaded = inspect_report.build("inspect_loaded")
         self.panel = ToolPanel(ui)
         self.job = inspect_report.build("inspect_job")
@@ -94,7 +95,8 @@ class InspectTab:
         self.connect_tools(queued)
 
     def connect_tools(self, queued: dict[str, Any]) -> None:
-        panel = self.panel
+        panel, handover = self.panel, self.ui.handover
+        self.send.click(handover.named, self.path, handover.outputs, **quiet())
         for tool, button in self.buttons.items():
             button.click(self.opener(tool), self.path, panel.outputs, **quiet(queue=True))
         panel.close_button.click(panel.close, None, panel.outputs, **quiet())

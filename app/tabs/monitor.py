@@ -13,7 +13,7 @@ from app.i18n import language_of, say, t
 from app.page import Ui, quiet
 from app.run_view import RunView, Views
 from app.widgets import gallery, loss_chart, overfitting
-from app.widgets.run_status import COPY_ON_CLICK, files_html, notes_html, status_html, summary_html
+from app.widgets.run_status import COPY_ON_CLICK, SEND_ON_CLICK, files_html, notes_html, status_html, summary_html
 from app.words import part_name, run_label, state_word
 from lora_core.events import Command, Pause, Resume, SampleNow, SaveNow, Stop
 from lora_core.help_cards import last_error, plain_lines
@@ -82,7 +82,7 @@ def build(ui: Ui) -> None:
         with gr.Column(scale=2, min_width=320):
             parts["samples"] = gallery.build()
     with gr.Accordion(t("monitor.files"), open=True, elem_id="monitor_files_box"):
-        parts["files"] = gr.HTML("", elem_id="monitor_files", js_on_load=COPY_ON_CLICK)
+        parts["files"] = gr.HTML("", elem_id="monitor_files", js_on_load=COPY_ON_CLICK + SEND_ON_CLICK)
     with gr.Accordion(t("monitor.log"), open=True, elem_id="monitor_log_box"):
         parts["log"] = gr.Textbox(
             "", lines=12, max_lines=12, show_label=False, autoscroll=True, interactive=False, elem_id="monitor_log"
@@ -112,6 +112,7 @@ def build(ui: Ui) -> None:
     yes.click(partial(press, "stop_now"), run, None, **quiet()).then(
         lambda: gr.update(visible=False), None, confirm, **quiet()
     ).then(poll, [run, memory], [*parts.values(), memory], **quiet())
+    parts["files"].select(ui.handover.clicked, None, ui.handover.outputs, **quiet())
     parts["copy_error"].click(None, parts["error"], None, js=CLIPBOARD, **quiet())
 
 

@@ -123,6 +123,7 @@ class Written:
     where: str = ""
     final: bool = False
     state: Path | None = None
+    is_lora: bool = True
 
 
 def files_html(view: RunView, language: Language) -> str:
@@ -148,7 +149,9 @@ def written_files(view: RunView, language: Language) -> list[Written]:
         )
         for saved in view.checkpoints
     }
-    found |= {saved.path: Written(saved.path, final=saved.path == last) for saved in view.files}
+    found |= {
+        saved.path: Written(saved.path, final=saved.path == last, is_lora=saved.kind == "lora") for saved in view.files
+    }
     return list(found.values())
 
 
@@ -157,6 +160,8 @@ def file_row(file: Written, language: Language) -> str:
     size = file_size(file.path) or say("monitor.files.gone", language)
     final = f' <span class="rs-final">{escape(say("monitor.files.final", language))}</span>' if file.final else ""
     copy = copy_button(file.path, say("monitor.files.copy", language))
+    if file.is_lora and file.path.suffix == ".safetensors" and address:
+        copy = send_button(file.path, say("send.this", language)) + copy
     if file.state is not None and file.state.exists():
         copy = copy_button(file.state, say("monitor.files.copy_state", language)) + copy
     fetch = (
@@ -178,6 +183,12 @@ def copy_button(path: Path, word: str) -> str:
     return f'<button type="button" class="rs-copy" data-copy="{escape(str(path), quote=True)}">{escape(word)}</button>'
 
 
+def send_button(lora: Path, word: str) -> str:
+    """A button that sends a LoRA to a web UI; needs SEND_ON_CLICK on the component."""
+    path = escape(str(lora), quote=True)
+    return f'<button type="button" class="rs-copy" data-handover="{path}">{escape(word)}</button>'
+
+
 COPY_ON_CLICK = """
 element.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
@@ -187,6 +198,14 @@ element.addEventListener("click", async (event) => {
   setTimeout(() => button.classList.remove("rs-copied"), 1200);
 });
 """
+
+SEND_ON_CLICK = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-handover]");
+  if (button) trigger("select", { handover: button.dataset.handover });
+});
+"""
+"""For a component whose ``select`` goes to ``HandoverDialog.clicked``."""
 
 COPY_HEAD = """
 <script>

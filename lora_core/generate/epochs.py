@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lora_core.errors import UserError
 
-_SAVED = re.compile(r"(?P<run>.+)-(?:(?P<epoch>\d{6})|step(?P<step>\d{8}))")
+SAVED = re.compile(r"(?P<run>.+)-(?:(?P<epoch>\d{6})|step(?P<step>\d{8}))")
+"""usu-000003 is epoch 3, usu-step00000100 step 100."""
 
 
 def saved_files(folder: Path, run: str = "") -> list[Path]:
@@ -19,7 +20,7 @@ def saved_files(folder: Path, run: str = "") -> list[Path]:
     files = sorted(path for path in folder.glob("*.safetensors") if not path.stem.endswith("-ema"))
     runs: dict[str, list[Path]] = {}
     for path in files:
-        if found := _SAVED.fullmatch(path.stem):
+        if found := SAVED.fullmatch(path.stem):
             runs.setdefault(found["run"], []).append(path)
     if run and run not in runs:
         raise UserError("grid.no_epochs_of", folder=folder, run=run)
@@ -34,14 +35,14 @@ def saved_files(folder: Path, run: str = "") -> list[Path]:
 
 def _place(path: Path) -> tuple[bool, int]:
     """Epochs by number, then steps by number."""
-    found = _SAVED.fullmatch(path.stem)
+    found = SAVED.fullmatch(path.stem)
     assert found
     return found["step"] is not None, int(found["step"] or found["epoch"])
 
 
 def labels(paths: list[Path]) -> list[str]:
     """Short names of LoRA files: "epoch 2" while they are all of one run, else the names of the files."""
-    found = [_SAVED.fullmatch(path.stem) for path in paths]
+    found = [SAVED.fullmatch(path.stem) for path in paths]
     runs = {match["run"] if match else path.stem for match, path in zip(found, paths, strict=True)}
     if len(runs) > 1 or not any(found):
         return [path.stem for path in paths]

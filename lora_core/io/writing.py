@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,49 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     to_disk(path.parent)
+
+
+def replacing_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Write several files of which afterwards all are there, or none: on an error those that were there before stay.
+
+    Each writer fills a temporary file beside its path.
+    """
+    temporaries = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in writers}
+    try:
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporaries[path])
+            to_disk(temporaries[path])
+        _put_in_place(temporaries)
+    finally:
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    for folder in {path.parent for path in writers}:
+        to_disk(folder)
+
+
+def _put_in_place(temporaries: Mapping[Path, Path]) -> None:
+    """Rename all; when one can't be, put back what had been renamed before it."""
+    before: dict[Path, Path] = {}
+    placed: list[Path] = []
+    try:
+        for path, temporary in temporaries.items():
+            if path.exists():
+                aside = path.with_name(f"{path.name}.{os.getpid()}.old")
+                path.replace(aside)
+                before[path] = aside
+            temporary.replace(path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        for path, aside in before.items():
+            aside.replace(path)
+        raise
+    for aside in before.values():
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def to_disk(path: Path) -> None:

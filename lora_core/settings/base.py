@@ -45,7 +45,7 @@ def _clean_source(value: Any) -> Any:
     return clean_path(value) or "" if isinstance(value, str) else value
 
 
-def _one_component(name: str) -> str:
+def one_component(name: str) -> str:
     """A file name without folders and without what Windows refuses."""
     if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or name in {".", ".."} or name != name.strip(" ."):
         raise UserError("settings.file_name")
@@ -66,7 +66,7 @@ def _resolution(value: Any) -> Any:
 
 UserPath = Annotated[Path | None, BeforeValidator(clean_path)]
 SourceModel = Annotated[str, BeforeValidator(_clean_source)]
-FileName = Annotated[str, AfterValidator(_one_component)]
+FileName = Annotated[str, AfterValidator(one_component)]
 Resolution = Annotated[str, BeforeValidator(_resolution)]
 
 
