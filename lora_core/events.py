@@ -152,6 +152,32 @@ class ValidationDone(EventBase):
     pictures: list[PictureLoss] = Field(default_factory=list)
 
 
+class RatePoint(BaseModel):
+    """The loss of the fixed noise after the first ``step`` steps, the last of which was taken at ``rate``."""
+
+    step: int
+    rate: float
+    loss: float
+
+
+class RateRangeDone(EventBase):
+    """A learning rate range test has ended; see lora_core/rate_range.py for what its answer means."""
+
+    type: Literal["rate_range_done"] = "rate_range_done"
+    kind: Literal["found", "no_fall", "still_falling", "starts_too_high"]
+    rate: float | None = None
+    """The rate to train with; None when none was found."""
+    start: float
+    """The loss before the first step."""
+    points: list[RatePoint]
+    blew_up_at: float | None = None
+    """The rate at which the loss left all bounds, which ended the test; None when it never did."""
+    adopt: dict[str, float] = Field(default_factory=dict)
+    """Settings (dotted path -> value) that put the rate in force, all parts in the proportion that was tested."""
+    optimizer: str = ""
+    seed: int = 0
+
+
 class Memory(EventBase):
     """Gigabytes (2**30 bytes): of the graphics card if there is one, and of this process."""
 
@@ -201,6 +227,7 @@ Event = Annotated[
     | SampleSaved
     | CheckpointSaved
     | ValidationDone
+    | RateRangeDone
     | Memory
     | Warned
     | RunFinished
