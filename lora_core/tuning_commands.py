@@ -1,11 +1,13 @@
-"""The commands that search for settings: kumakobo lr-range. Torch-free."""
+"""The commands that search for settings: kumakobo lr-range and kumakobo sweep. Torch-free."""
 
 import argparse
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_core.events import RunFinished, append
+from lora_core.errors import UserError
+from lora_core.events import RunFinished, Stop, append
 from lora_core.i18n import Language, text
 from lora_core.settings import RunSettings
 from lora_core.settings.tools import RateRangeSettings, ToolSettings, checked
@@ -78,4 +80,72 @@ def run_in_own_folder(settings: ToolSettings) -> int:
     return code
 
 
-TUNING_PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {"lr-range": _rate_range}
+# ---- several runs ----------------------------------------------------------------------------------------------------
+
+LOOKS = 0.5
+"""Seconds between two looks at the runs of a sweep."""
+
+
+def _sweep(parser: argparse.ArgumentParser, says: Language) -> None:
+    from lora_core.sweep import MOST_RUNS
+
+    parser.set_defaults(run=run_sweep)
+    _training(parser, says)
+    parser.add_argument(
+        "--field", action="append", default=[], metavar="KEY=VALUE,VALUE", help=text("cli.sweep.field", says)
+    )
+    parser.add_argument("--most", type=int, default=MOST_RUNS, metavar="N", help=text("cli.sweep.most", says))
+    parser.add_argument("--dry-run", action="store_true", help=text("cli.tool.dry_run", says))
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    """Plan the runs, put them in line, wait for them and show their table. The file of a sweep shows it again."""
+    from lora_core import sweep
+    from lora_core.cli import language
+    from lora_core.runs import runs_root
+
+    says = language()
+    if not arguments.field:
+        if arguments.training.suffix != ".json" or not arguments.training.is_file():
+            raise UserError("sweep.nothing_to_compare")
+        print("\n".join(sweep.lines(sweep.kept(arguments.training, runs_root()), says)))
+        return 0
+    planned = sweep.plan(training_of(arguments), sweep.read_fields(arguments.field), arguments.most)
+    print(text("sweep.planned", says, count=len(planned)))
+    print("\n".join(f"  {one.settings.save.output_name}: {one.title}" for one in planned), flush=True)
+    return 0 if arguments.dry_run else queue_and_watch(planned, says)
+
+
+def queue_and_watch(planned: Sequence[Any], says: Language) -> int:
+    """Put the runs in the page's line, and say as each ends. Ctrl-C stops them, saving what the present one learned."""
+    from app import jobs
+    from lora_core import sweep
+    from lora_core.runs import home, runs_root
+    from lora_core.tools import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+
+    runs = [(one, jobs.start(one.settings)) for one in planned]
+    path = home() / "sweeps" / f"{runs[0][1].path.name}.json"
+    sweep.keep(path, runs)
+    print(text("sweep.kept", says, path=path), flush=True)
+    try:
+        waiting = list(runs)
+        while waiting:
+            time.sleep(LOOKS)
+            jobs.advance()
+            for one, run in [pair for pair in waiting if jobs.state(pair[1]) in jobs.ENDED]:
+                print(text(f"sweep.ended.{jobs.state(run)}", says, title=one.title), flush=True)
+                waiting.remove((one, run))
+    except KeyboardInterrupt:
+        for _, run in reversed(runs):
+            if jobs.state(run) not in jobs.ENDED:
+                jobs.send(run, Stop(save=True))
+        print(text("sweep.stopped", says))
+        return EXIT_STOPPED
+    print("\n".join(sweep.lines(sweep.kept(path, runs_root()), says)))
+    return EXIT_OK if all(jobs.state(run) == "finished" for _, run in runs) else EXIT_FAILED
+
+
+TUNING_PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
+    "lr-range": _rate_range,
+    "sweep": _sweep,
+}

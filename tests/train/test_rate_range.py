@@ -1,4 +1,4 @@
-"""The learning rate range test on a tiny model: its rates, that it can be repeated, and that it leaves nothing behind."""
+"""The learning rate range test on a tiny model: its rates, that it can be repeated, and that it leaves nothing."""
 
 import json
 from pathlib import Path
