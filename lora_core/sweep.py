@@ -211,9 +211,7 @@ def _number(value: float | None, form: str) -> str:
 
 def keep(path: Path, runs: Sequence[tuple[Planned, RunFolder]]) -> None:
     """Write down which runs belong together, so that their table can be had again."""
-    tree = {
-        "sweep": [{"run": folder.path.name, "title": one.title, "values": dict(one.values)} for one, folder in runs]
-    }
+    rows = [{"run": folder.path.name, "title": one.title, "values": dict(one.values)} for one, folder in runs]
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({"sweep": rows}, indent=2, ensure_ascii=False), encoding="utf-8")
 
