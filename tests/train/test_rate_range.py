@@ -98,13 +98,15 @@ def test_measuring_leaves_no_trace_in_the_training(settings, monkeypatch):
     assert answer(settings).points[-1] == often.points[-1]
 
 
-def test_a_rate_far_too_high_ends_the_test_early(settings):
-    """Plain gradient descent without a limit of the gradients: nothing holds it."""
-    wild = changed(settings, "optimizer", name="SGDNesterov")
-    wild = changed(wild, "train", max_grad_norm=None, learning_rate=1.0, text_encoder_lr=None)
-    found = answer(wild.model_copy(update={"lowest": 1.0, "highest": 10.0, "steps": 30}))
-    assert found.blew_up_at is not None
-    assert len(found.points) < 15
+def test_when_the_loss_runs_away_the_test_ends(settings, monkeypatch):
+    """The tiny model can't be so bad: its last norm bounds what it says. So the measurements are planted."""
+    losses, steps = iter([1.0, 0.95, 0.9, float("nan"), 0.1]), []
+    monkeypatch.setattr(engine, "measured_loss", lambda *_: next(losses))
+    monkeypatch.setattr(engine, "train_step", lambda _, step: steps.append(step))
+    found = answer(settings)
+    assert found.kind == "found"
+    assert found.blew_up_at == rate_at(settings, steps[-1]) == rate_at(settings, 5)
+    assert [point.rate for point in found.points] == [rate_at(settings, 1), rate_at(settings, 3)]
 
 
 def test_what_saving_lacks_does_not_matter_but_pictures_do(settings, tmp_path):
