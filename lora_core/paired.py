@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_core.events import ValidationDone
@@ -58,12 +58,12 @@ def compare(a: Sequence[ValidationDone], b: Sequence[ValidationDone]) -> Paired:
     means = sorted(mean_curve(draw)[0] for draw in draws([[value] for value in differences]))
     low, high = interval(means)
     share = mean * len(differences) / math.fsum(of_a.values())
-    found = {"pictures": len(differences), "difference": mean, "low": low, "high": high, "share": share}
+    found = Paired("same", len(differences), mean, low, high, share)
     if len(differences) < FEWEST:
-        return Paired("too_few", **found)
+        return replace(found, kind="too_few")
     if low <= 0 <= high or flipped(differences) > SURE:
-        return Paired("same", **found)
-    return Paired("better" if mean < 0 else "worse", **found)
+        return found
+    return replace(found, kind="better" if mean < 0 else "worse")
 
 
 def best_losses(history: Sequence[ValidationDone]) -> dict[tuple[str, int], float]:

@@ -176,7 +176,7 @@ def marks(found: RateRangeDone, across: Callable[[float], float], up: Callable[[
     anchor = "end" if x > LEFT + WIDTH / 2 else "start"
     at = x - 6 if anchor == "end" else x + 6
     return (
-        f'<circle class="kb-curve-0" cx="{across(lowest.rate):.1f}" cy="{up(lowest.loss):.1f}" r="4"/>'
+        f'<circle class="kb-range" cx="{across(lowest.rate):.1f}" cy="{up(lowest.loss):.1f}" r="4"/>'
         f'<path class="ov-border" d="M{x:.1f} {TOP}v{HEIGHT}"/>'
         f'<text x="{at:.1f}" y="{TOP + HEIGHT - 8}" text-anchor="{anchor}">{found.rate:g}</text>'
     )

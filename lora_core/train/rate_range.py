@@ -119,11 +119,11 @@ def measured_rates(session: Session, settings: RateRangeSettings) -> Iterator[Ev
 
 def fixed_batches(session: Session) -> Iterator[Batch]:
     """The first batches of the first epoch, over and over until there are enough: each time with other noise."""
-    batches = [session.feed(1, index) for index in range(min(MEASURED, session.plan.batches_per_epoch))]
     pictures = 0
-    for batch in itertools.cycle(batches):
+    for number in itertools.count():
         if pictures >= MEASURED:
             return
+        batch = session.feed(1, number % session.plan.batches_per_epoch)
         pictures += len(batch)
         yield batch
 

@@ -9,10 +9,12 @@ from PIL import Image
 
 from app import toast
 from app.page import Context
+from app.run_view import Views
+from app.tabs import monitor
 from app.ui import build
 from app.widgets import rate_range
 from app.widgets.rate_range import Finder, result_html
-from lora_core.events import RatePoint, ToolStarted, append
+from lora_core.events import RatePoint, RunFinished, ToolStarted, append
 from lora_core.rate_range import judge
 from lora_core.runs import create_run
 from lora_core.settings import RunSettings
@@ -112,6 +114,18 @@ def test_the_curve_stays_inside_its_picture_and_speaks(losses, language):
     assert all(0 <= x <= box[2] and 0 <= y <= box[3] for x, y in points)
     assert svg.get("aria-label")
     assert ("path" in [e.tag for e in svg if e.get("class") == "ov-border"]) == ("0.0001" in svg.get("aria-label"))
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_monitor_shows_what_an_old_test_found(tmp_path, monkeypatch, language):
+    monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path / "home"))
+    run = create_run(RateRangeSettings(), tmp_path / "home" / "runs")
+    append(run.events, ToolStarted(job="lr_range", name="lr_range"))
+    found = done(0.12, 0.11, 0.10, 0.115)
+    append(run.events, found)
+    append(run.events, RunFinished(reason="completed", step=0))
+    shown = monitor.page(Views(), run.path.name, language)
+    assert shown["validation"].make() == result_html(found, language)
 
 
 def test_a_test_without_points_has_words_only():
