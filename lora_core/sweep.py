@@ -141,9 +141,11 @@ class Result:
     seconds: float | None = None
     file: Path | None = None
     validations: tuple[ValidationDone, ...] = ()
+    run: str = ""
+    """Name of its run folder."""
 
 
-def result(title: str, events: Sequence[Event]) -> Result:
+def result(title: str, events: Sequence[Event], run: str = "") -> Result:
     """What the events of a run say."""
     history = [event for event in events if isinstance(event, ValidationDone)]
     trained = [event for event in by_epoch(history) if event.epoch > 0]
@@ -163,6 +165,7 @@ def result(title: str, events: Sequence[Event]) -> Result:
         seconds=ended.time - started.time if started and ended else None,
         file=ended.path if isinstance(ended, RunFinished) else None,
         validations=tuple(history),
+        run=run,
     )
 
 
@@ -179,27 +182,37 @@ NUMBERS = range(2, 7)
 """Columns that are aligned to the right."""
 
 
-def lines(results: Sequence[Result], language: Language) -> list[str]:
-    """The table, and for two runs the verdict."""
+def rows(results: Sequence[Result], language: Language) -> list[list[str]]:
+    """The table as words, its head first."""
     head = [text(f"sweep.column.{name}", language) for name in COLUMNS]
-    rows = [
-        [
-            one.title,
-            text(f"sweep.state.{one.state}", language),
-            _number(one.loss, ".5f"),
-            _number(one.generalisation, ".5f"),
-            _number(one.drift, ".2%"),
-            _number(one.best_epoch, "d"),
-            _number(one.seconds, ".0f"),
-            "-" if one.file is None else one.file.name,
-        ]
-        for one in results
+    return [head, *(_row(one, language) for one in results)]
+
+
+def _row(one: Result, language: Language) -> list[str]:
+    return [
+        one.title,
+        text(f"sweep.state.{one.state}", language),
+        _number(one.loss, ".5f"),
+        _number(one.generalisation, ".5f"),
+        _number(one.drift, ".2%"),
+        _number(one.best_epoch, "d"),
+        _number(one.seconds, ".0f"),
+        "-" if one.file is None else one.file.name,
     ]
-    said = table([head, *rows], right=NUMBERS)
-    if len(results) == 2 and all(one.state == "completed" for one in results):
-        a, b = results
-        said.append(paired.compare(a.validations, b.validations).words(language, a.title, b.title))
-    return said
+
+
+def verdict(results: Sequence[Result], language: Language) -> str:
+    """Which of two runs is better, when both are done; nothing is said of more."""
+    if len(results) != 2 or any(one.state != "completed" for one in results):
+        return ""
+    a, b = results
+    return paired.compare(a.validations, b.validations).words(language, a.title, b.title)
+
+
+def lines(results: Sequence[Result], language: Language) -> list[str]:
+    """The table for a terminal, and for two runs the verdict."""
+    said = verdict(results, language)
+    return [*table(rows(results, language), right=NUMBERS), *([said] if said else [])]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -223,4 +236,4 @@ def kept(path: Path, runs: Path) -> list[Result]:
         named = [(str(one["title"]), runs / Path(str(one["run"])).name) for one in tree["sweep"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("sweep.not_kept", path=path) from error
-    return [result(title, RunFolder(folder).read_events()) for title, folder in named]
+    return [result(title, RunFolder(folder).read_events(), folder.name) for title, folder in named]

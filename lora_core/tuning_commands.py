@@ -118,14 +118,12 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
 def queue_and_watch(planned: Sequence[Any], says: Language) -> int:
     """Put the runs in the page's line, and say as each ends. Ctrl-C stops them, saving what the present one learned."""
-    from app import jobs
+    from app import jobs, sweeps
     from lora_core import sweep
-    from lora_core.runs import home, runs_root
+    from lora_core.runs import runs_root
     from lora_core.tools import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 
-    runs = [(one, jobs.start(one.settings)) for one in planned]
-    path = home() / "sweeps" / f"{runs[0][1].path.name}.json"
-    sweep.keep(path, runs)
+    path, runs = sweeps.start(planned)
     print(text("sweep.kept", says, path=path), flush=True)
     try:
         waiting = list(runs)

@@ -7,7 +7,7 @@ from app.i18n import t
 from app.live import Look, layers_html, plan_html, scale_html, trained_html
 from app.page import Ui
 from app.rate_curve import curve_html
-from app.widgets import rate_range
+from app.widgets import rate_range, sweep
 from lora_core.i18n import Language
 
 
@@ -25,6 +25,7 @@ def build(ui: Ui) -> None:
     _averages(ui)
     _memory(ui)
     _several(ui)
+    sweep.build(ui)
 
 
 def _basic(ui: Ui) -> None:

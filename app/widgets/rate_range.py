@@ -14,13 +14,12 @@ from app.i18n import language_of, say, t
 from app.merge import run as job_runs
 from app.merge.view import progress_html
 from app.page import Ui, quiet
+from app.words import refusal_html
 from lora_core.errors import UserError
 from lora_core.events import RateRangeDone
 from lora_core.i18n import Language
 from lora_core.rate_range import check_ready, lowest_point, words
 from lora_core.runs import RunFolder, read_job_settings
-from lora_core.settings.fields import label
-from lora_core.settings.problems import SettingsError
 from lora_core.settings.tools import RateRangeSettings
 
 WIDTH, HEIGHT = 600, 130
@@ -72,7 +71,7 @@ class Finder:
             check_ready(settings)
             name = job_runs.start(settings)
         except UserError as error:
-            return {self.panel: note_html(reason(error, language)), self.buttons["adopt"]: gr.update(visible=False)}
+            return {self.panel: refusal_html(error, language), self.buttons["adopt"]: gr.update(visible=False)}
         toast.info(say("parameters.range.started", language))
         hidden = {self.buttons["adopt"]: gr.update(visible=False), self.buttons["stop"]: gr.update(visible=True)}
         return hidden | {self.run: name, self.timer: gr.Timer(active=True), self.panel: ""}
@@ -114,18 +113,7 @@ def is_test(run: RunFolder) -> bool:
         return False
 
 
-def reason(error: UserError, language: Language) -> str:
-    """Why the test can't start; of several settings that are wrong, a line each."""
-    if not isinstance(error, SettingsError):
-        return error.message(language)
-    return "\n".join(f"{label(p.path, language)}: {p.message(language)}" for p in error.problems)
-
-
 # ---- what was found --------------------------------------------------------------------------------------------------
-
-
-def note_html(sentence: str) -> str:
-    return f'<div class="rs-note rs-warning" role="alert"><p>{escape(sentence)}</p></div>'
 
 
 def result_html(found: RateRangeDone, language: Language) -> str:
