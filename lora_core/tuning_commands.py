@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,18 @@ def _training(parser: argparse.ArgumentParser, says: Language) -> None:
 
 
 def training_of(arguments: argparse.Namespace) -> RunSettings:
-    """The training that was named: a settings file, a LoRA or a run folder."""
-    from lora_core.runs import RunFolder
+    """The training that was named: a settings file, a LoRA or a run folder, which may be that of a test."""
+    from lora_core.runs import RunFolder, read_job_settings
     from lora_core.settings.files import load_settings
     from lora_core.settings.overlay import apply_overrides
     from lora_core.settings.presets import find_preset, lay_over
 
     path = arguments.training
-    settings = load_settings(RunFolder(path).settings if path.is_dir() else path)
+    path = RunFolder(path).settings if path.is_dir() else path
+    tested = None
+    with suppress(OSError, ValueError):  # any other file of settings, perhaps of an older version
+        tested = read_job_settings(path)
+    settings = tested.training if isinstance(tested, RateRangeSettings) else load_settings(path)
     if arguments.preset:
         settings = lay_over(settings, find_preset(arguments.preset))
     return apply_overrides(settings, arguments.set)

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from lora_core.cli import main
+from lora_core.cli import main, parser
 from lora_core.rate_range import RESULT
 from lora_core.runs import list_runs, read_job_settings
 from lora_core.settings import RunSettings
@@ -45,6 +45,8 @@ def test_the_answer_is_printed_and_kept_in_a_run_folder(settings_file, tmp_path,
     assert f"{found['points'][0]['loss']:.5f}" in said
     assert str(run.path) in said
     assert not (tmp_path / "out").exists()
+    again = parser().parse_args(["lr-range", str(run.path), "--steps", "20"])
+    assert again.settings(again) == settings.model_copy(update={"lowest": 1e-6, "highest": 0.1, "steps": 20})
 
 
 @pytest.mark.parametrize(

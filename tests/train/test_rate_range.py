@@ -29,6 +29,11 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(engine, "MEASURED", 4)
+
+
 @pytest.fixture
 def settings(place, tmp_path) -> RateRangeSettings:
     training = RunSettings(
@@ -96,6 +101,15 @@ def test_measuring_leaves_no_trace_in_the_training(settings, monkeypatch):
     often = answer(settings)
     monkeypatch.setattr(engine, "EVERY", settings.steps)
     assert answer(settings).points[-1] == often.points[-1]
+
+
+def test_a_copier_pair_is_measured_by_its_own_loss(settings, place, monkeypatch):
+    """The loss of the two pictures' difference, not that of drawing the first one."""
+    monkeypatch.setattr(engine, "train_step", lambda *_: None)
+    before, after = (place / "train" / "2_usu bear" / f"{i}.png" for i in (0, 1))
+    pair = answer(changed(settings, "dataset", pair_before=before, pair_after=after))
+    assert {point.loss for point in pair.points} == {pair.start}  # nothing was trained
+    assert abs(pair.start - answer(settings).start) > 0.05 * pair.start
 
 
 def test_when_the_loss_runs_away_the_test_ends(settings, monkeypatch):
