@@ -8,14 +8,14 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_core import paired
 from lora_core.errors import UserError
-from lora_core.events import EpochDone, Event, RunFailed, RunFinished, RunStarted, ValidationDone
+from lora_core.events import EVENT, EpochDone, Event, Reader, RunFailed, RunFinished, RunStarted, ValidationDone
 from lora_core.i18n import Language, text
 from lora_core.inspect.tables import table
 from lora_core.io.writing import replacing
@@ -236,4 +236,9 @@ def kept(path: Path, runs: Path) -> list[Result]:
         named = [(str(one["title"]), runs / Path(str(one["run"])).name) for one in tree["sweep"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("sweep.not_kept", path=path) from error
-    return [result(title, RunFolder(folder).read_events(), folder.name) for title, folder in named]
+    return [result(title, list(_told(RunFolder(folder))), folder.name) for title, folder in named]
+
+
+def _told(run: RunFolder) -> Iterator[Event]:
+    """The few events that count here; the many of single steps are passed over."""
+    return Reader(run.events, EVENT, without=("step_done", "memory")).read()
