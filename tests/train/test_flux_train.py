@@ -281,5 +281,6 @@ def test_a_learning_rate_is_looked_for(settings, monkeypatch):
     monkeypatch.setattr(rate_range, "MEASURED", 2)
     wanted = RateRangeSettings(training=settings, lowest=1e-7, highest=1.0, steps=10)
     *_, found = rate_range.rate_range(wanted)
-    assert found.points[0].loss == pytest.approx(found.start, rel=1e-3)
-    assert max(abs(point.loss - found.start) for point in found.points) > 0.01 * found.start
+    moved = [abs(point.loss - found.start) for point in found.points]
+    assert moved[0] < 1e-4 * found.start
+    assert max(moved) > 100 * moved[0]
