@@ -14,6 +14,7 @@ from lora_core.events import (
     Event,
     FileSaved,
     Memory,
+    RateRangeDone,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -66,6 +67,8 @@ class RunView:
     stage: StageChanged | None = None
     last_step: StepDone | None = None
     memory: Memory | None = None
+    rate_range: RateRangeDone | None = None
+    """What a learning rate range test found."""
     ended: RunFinished | RunFailed | None = None
     stop_asked: bool = False
     series: Series = field(default_factory=Series)
@@ -122,6 +125,8 @@ class RunView:
                 self.validations.append(event)
             case Memory():
                 self.memory = event
+            case RateRangeDone():
+                self.rate_range = event
             case Warned():
                 self.warnings.append(event)
             case RunFinished() | RunFailed():

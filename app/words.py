@@ -1,13 +1,17 @@
-"""Times, sizes and states in words, for what the server writes into the page."""
+"""Times, sizes, states and refusals in words, for what the server writes into the page."""
 
 import re
 import time
+from html import escape
 from pathlib import Path
 
 from app.i18n import say
 from app.jobs import State
+from lora_core.errors import UserError
 from lora_core.events import StageChanged
 from lora_core.i18n import Language
+from lora_core.settings.fields import fields_of, label
+from lora_core.settings.problems import SettingsError
 
 
 def duration(seconds: float, language: Language) -> str:
@@ -83,3 +87,14 @@ def run_label(folder_name: str) -> tuple[str, str]:
     if len(date) == 8 and len(hour) == 6 and (date + hour).isdecimal():
         return name, f"{date[:4]}-{date[4:6]}-{date[6:]} {hour[:2]}:{hour[2:4]}"
     return folder_name, ""
+
+
+def refusal_html(error: UserError, language: Language) -> str:
+    """Why something can't start; of several settings that are wrong, a line each under the names of the page."""
+    said = error.message(language)
+    if isinstance(error, SettingsError):
+        named = [
+            (label(p.path, language) if p.path in fields_of() else p.path, p.message(language)) for p in error.problems
+        ]
+        said = "\n".join(f"{name}: {message}" for name, message in named)
+    return f'<div class="rs-note rs-warning" role="alert"><p>{escape(said)}</p></div>'

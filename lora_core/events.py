@@ -6,7 +6,7 @@ A file survives restarts of either side, is the run's history, replays in tests 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -152,6 +152,32 @@ class ValidationDone(EventBase):
     pictures: list[PictureLoss] = Field(default_factory=list)
 
 
+class RatePoint(BaseModel):
+    """The loss of the fixed noise after the first ``step`` steps, the last of which was taken at ``rate``."""
+
+    step: int
+    rate: float
+    loss: float
+
+
+class RateRangeDone(EventBase):
+    """A learning rate range test has ended; see lora_core/rate_range.py for what its answer means."""
+
+    type: Literal["rate_range_done"] = "rate_range_done"
+    kind: Literal["found", "no_fall", "still_falling", "starts_too_high"]
+    rate: float | None = None
+    """The rate to train with; None when none was found."""
+    start: float
+    """The loss before the first step."""
+    points: list[RatePoint]
+    blew_up_at: float | None = None
+    """The rate at which the loss left all bounds, which ended the test; None when it never did."""
+    adopt: dict[str, float] = Field(default_factory=dict)
+    """Settings (dotted path -> value) that put the rate in force, all parts in the proportion that was tested."""
+    optimizer: str = ""
+    seed: int = 0
+
+
 class Memory(EventBase):
     """Gigabytes (2**30 bytes): of the graphics card if there is one, and of this process."""
 
@@ -201,6 +227,7 @@ Event = Annotated[
     | SampleSaved
     | CheckpointSaved
     | ValidationDone
+    | RateRangeDone
     | Memory
     | Warned
     | RunFinished
@@ -259,11 +286,13 @@ def _cut_off(descriptor: int) -> bool:
 class Reader(Generic[T]):
     """Reads the lines added since the last call; a line still being written waits for the next.
 
-    A line that is no known event (written by another version, say) is passed over and counted in ``skipped``.
+    A line that is no known event (written by another version, say) is passed over and counted in ``skipped``. Types
+    in ``without`` are left out before they are understood, which takes nearly all the time of a long run.
     """
 
-    def __init__(self, path: Path, kind: TypeAdapter[T], offset: int = 0):
+    def __init__(self, path: Path, kind: TypeAdapter[T], offset: int = 0, without: Sequence[str] = ()):
         self.path = path
+        self.without = [f'"type":"{name}"'.encode() for name in without]
         self.kind = kind
         self.offset = offset
         self.skipped = 0
@@ -278,6 +307,8 @@ class Reader(Generic[T]):
                     return
                 self.offset += len(line)
                 if line == b"\n":  # a writer took another's line, seen half, for one that was cut off
+                    continue
+                if any(words in line for words in self.without):
                     continue
                 try:
                     yield self.kind.validate_python(json.loads(line))

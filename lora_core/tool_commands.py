@@ -1,6 +1,7 @@
 """The commands on LoRA files: kumakobo merge, apply, extract, resize, convert, clean, inspect, compare, regularisation.
 
-Those that draw pictures are in ``picture_commands``; handover has a folder of its own.
+Those that draw pictures are in ``picture_commands``, those that search for settings in ``tuning_commands``; handover has
+a folder of its own.
 
 Beside their own short forms they take the command lines of sd-scripts' svd_merge_lora.py, merge_lora.py,
 sdxl_merge_lora.py, flux_merge_lora.py, extract_lora_from_models.py and resize_lora.py, under the same option names.
@@ -30,6 +31,7 @@ from lora_core.settings.tools import (
     ToolSettings,
     checked,
 )
+from lora_core.tuning_commands import TUNING_PARSERS
 
 PRECISIONS = ("fp16", "bf16", "float")
 METHOD_NAMES = ("svd", "concat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
@@ -376,6 +378,7 @@ _PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
     "regularisation": _regularisation,
     "handover": handover_command.fill,
     **PICTURE_PARSERS,
+    **TUNING_PARSERS,
 }
 
 

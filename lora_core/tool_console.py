@@ -5,7 +5,17 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lora_core.events import EventBase, FileSaved, RunFailed, RunFinished, StageChanged, ToolStarted, Warned
+from lora_core import rate_range
+from lora_core.events import (
+    EventBase,
+    FileSaved,
+    RateRangeDone,
+    RunFailed,
+    RunFinished,
+    StageChanged,
+    ToolStarted,
+    Warned,
+)
 from lora_core.i18n import Language, text
 from lora_core.settings.tools import ToolSettings
 from lora_core.tools import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, events_of
@@ -43,6 +53,9 @@ class ToolConsole:
             case FileSaved():
                 self.stopped = "tools.stopped_kept" if event.kind == "picture" else self.stopped
                 self.say(text("tools.saved", self.language, path=event.path, facts=facts_words(event, self.language)))
+            case RateRangeDone():
+                for line in rate_range.lines(event, self.language):
+                    self.say(line)
             case RunFinished(reason="stopped"):
                 self.say(text(self.stopped, self.language))
             case RunFailed():

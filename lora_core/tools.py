@@ -19,7 +19,7 @@ from lora_core.events import (
 from lora_core.help_cards import explain
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import RunFolder, job_name
-from lora_core.settings.tools import DRAWN, ToolSettings
+from lora_core.settings.tools import IN_OWN_FOLDER, ToolSettings
 
 EXIT_OK, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
@@ -34,6 +34,7 @@ TOOLS: Mapping[str, tuple[str, str]] = {
     "regularisation": ("lora_core.generate.regularisation", "regularisation"),
     "generate": ("lora_core.generate.job", "generate"),
     "grid": ("lora_core.generate.grid", "grid"),
+    "lr_range": ("lora_core.train.rate_range", "rate_range"),
 }
 """Job -> module and generator of its events. A module is loaded when its job is run."""
 
@@ -53,7 +54,7 @@ def events_of(
     try:
         yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings, computed=False).lines())
         run_it = tool(settings.job)
-        arguments = (settings, run) if isinstance(settings, DRAWN) else (settings,)
+        arguments = (settings, run) if isinstance(settings, IN_OWN_FOLDER) else (settings,)
         steps = run_it(*arguments)
         for event in steps:
             yield event

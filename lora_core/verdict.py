@@ -9,7 +9,7 @@ on still get better.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from lora_core.events import ValidationDone
 from lora_core.i18n import Language, text
@@ -19,6 +19,7 @@ DRAWS = 400
 LEFT_OUT = 0.05
 """Share of the draws beyond each end of the interval."""
 
+N = TypeVar("N", int, float)
 Kind = Literal["nothing", "no_pictures", "never_better", "still_learning", "border"]
 
 
@@ -61,9 +62,9 @@ def judge(history: Sequence[ValidationDone]) -> Verdict:
     if len(events) < 3:
         return Verdict("nothing", last=last)
     epochs = [event.epoch for event in events]
-    best = _lowest(_mean_curve(curves))
-    borders = [_lowest(_mean_curve(draw)) for draw in _draws(curves)]
-    low, high = (epochs[place] for place in _interval(borders))
+    best = _lowest(mean_curve(curves))
+    borders = [_lowest(mean_curve(draw)) for draw in draws(curves)]
+    low, high = (epochs[place] for place in interval(borders))
     # The interval is that of the draws; with few pictures the measured border may lie outside.
     found = {"border": epochs[best], "low": min(low, epochs[best]), "high": max(high, epochs[best]), "last": last}
     drift = events[best].drift_unrelated
@@ -154,23 +155,23 @@ def held_out_curves(events: Sequence[ValidationDone]) -> Curves:
 
 def _copies_from(events: Sequence[ValidationDone], curves: Curves, best: int) -> int | None:
     """The first epoch from which on unseen pictures are surely worse than at the border, and trained ones better."""
-    draws = [_mean_curve(draw) for draw in _draws(curves)]
+    means = [mean_curve(draw) for draw in draws(curves)]
     found = None
     for place in range(len(events) - 1, best, -1):
-        worse = sum(draw[place] > draw[best] for draw in draws) >= (1 - LEFT_OUT) * len(draws)
+        worse = sum(mean[place] > mean[best] for mean in means) >= (1 - LEFT_OUT) * len(means)
         if not (worse and events[place].fit < events[best].fit):
             break
         found = events[place].epoch
     return found
 
 
-def _draws(curves: Curves) -> list[Curves]:
+def draws(curves: Curves) -> list[Curves]:
     """As many pictures again, with replacement, the same way every time."""
     source = random.Random(0)
     return [source.choices(curves, k=len(curves)) for _ in range(DRAWS)]
 
 
-def _mean_curve(curves: Curves) -> list[float]:
+def mean_curve(curves: Curves) -> list[float]:
     return [sum(column) / len(column) for column in zip(*curves, strict=True)]
 
 
@@ -178,7 +179,8 @@ def _lowest(values: Sequence[float]) -> int:
     return min(range(len(values)), key=lambda place: values[place])
 
 
-def _interval(places: Sequence[int]) -> tuple[int, int]:
+def interval(places: Sequence[N]) -> tuple[N, N]:
+    """Between which values nine of ten lie."""
     ordered = sorted(places)
     left = int(LEFT_OUT * len(ordered))
     return ordered[left], ordered[-1 - left]

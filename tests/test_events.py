@@ -17,6 +17,8 @@ from lora_core.events import (
     CheckpointSaved,
     Command,
     Event,
+    RatePoint,
+    RateRangeDone,
     Reader,
     RunFailed,
     RunFinished,
@@ -36,6 +38,7 @@ EXAMPLES = [
     CheckpointSaved(path=Path("a.safetensors"), step=3, epoch=1, state=Path("a-state")),
     RunFailed(message={"en": "no", "ja": "いいえ"}, detail="x\r\ny", problems=[{"path": "a.b"}]),
     RunFinished(reason="stopped", step=3),
+    RateRangeDone(kind="found", rate=1e-4, start=0.1, points=[RatePoint(step=2, rate=1e-6, loss=0.1)]),
     warned("model.base", "settings.file_missing", {"path": "x"}),
 ]
 
@@ -78,6 +81,15 @@ def test_a_reader_gives_each_line_once(tmp_path):
         append(path, event)
         assert list(reader.read()) == [event]
     assert list(reader.read()) == []
+
+
+def test_a_reader_leaves_out_the_types_it_is_told_and_goes_on_behind_them(tmp_path):
+    path = tmp_path / "events.jsonl"
+    for event in EXAMPLES:
+        append(path, event)
+    reader = Reader(path, EVENT, without=("step_done", "stage_changed"))
+    assert list(reader.read()) == EXAMPLES[2:]
+    assert reader.offset == path.stat().st_size
 
 
 def test_a_reader_goes_on_from_an_offset(tmp_path):

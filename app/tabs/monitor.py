@@ -12,7 +12,7 @@ from app import jobs
 from app.i18n import language_of, say, t
 from app.page import Ui, quiet
 from app.run_view import RunView, Views
-from app.widgets import gallery, loss_chart, overfitting
+from app.widgets import gallery, loss_chart, overfitting, rate_range
 from app.widgets.run_status import COPY_ON_CLICK, SEND_ON_CLICK, files_html, notes_html, status_html, summary_html
 from app.words import part_name, run_label, state_word
 from lora_core.events import Command, Pause, Resume, SampleNow, SaveNow, Stop
@@ -157,7 +157,14 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
             (name, chart_version(view), len(view.epochs), view.started is None),
             lambda: loss_chart.points(view, chart_words(language, view.series.rates)),
         ),
-        "validation": Part((name, len(view.validations)), lambda: overfitting.html(view, language)),
+        "validation": Part(
+            (name, len(view.validations), view.rate_range is None),
+            lambda: (
+                rate_range.result_html(view.rate_range, language)
+                if view.rate_range is not None
+                else overfitting.html(view, language)
+            ),
+        ),
         "samples": Part((name, len(view.samples)), lambda: gallery.pictures(view, language)),
         "files": Part(
             (name, len(view.checkpoints), len(view.files), view.ended is None), lambda: files_html(view, language)

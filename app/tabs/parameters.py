@@ -7,6 +7,7 @@ from app.i18n import t
 from app.live import Look, layers_html, plan_html, scale_html, trained_html
 from app.page import Ui
 from app.rate_curve import curve_html
+from app.widgets import rate_range, sweep
 from lora_core.i18n import Language
 
 
@@ -24,6 +25,7 @@ def build(ui: Ui) -> None:
     _averages(ui)
     _memory(ui)
     _several(ui)
+    sweep.build(ui)
 
 
 def _basic(ui: Ui) -> None:
@@ -66,6 +68,7 @@ def _basic(ui: Ui) -> None:
                 form.field("train.text_encoder_2_lr")
                 form.field("train.train_text_encoder")
             ui.report(trained_html, "trained_note")
+            rate_range.build(ui)
         with gr.Column(min_width=320, elem_classes="kb-section"):
             gr.Markdown(t("parameters.optimizer"), elem_classes="kb-title")
             with gr.Row():

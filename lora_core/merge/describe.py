@@ -12,6 +12,7 @@ from lora_core.io.kinds import FAMILY_NAMES
 from lora_core.merge.blocks import parse
 from lora_core.merge.methods import METHODS
 from lora_core.merge.outputs import check_output
+from lora_core.rate_range import check_range
 from lora_core.settings.generate import GenerateSettings, GridSettings, PictureSettings
 from lora_core.settings.tools import (
     ApplySettings,
@@ -21,6 +22,7 @@ from lora_core.settings.tools import (
     LoraSource,
     MergeSettings,
     PreviewSettings,
+    RateRangeSettings,
     RegularisationSettings,
     ResizeSettings,
     Size,
@@ -259,6 +261,13 @@ def _grid(settings: GridSettings, facts: dict[str, Any]) -> list[Said]:
     return [Said("describe.grid", values | {"base": base_name(settings)})]
 
 
+def _rate_range(settings: RateRangeSettings, facts: dict[str, Any]) -> list[Said]:
+    check_range(settings)
+    values = {"lowest": f"{settings.lowest:g}", "highest": f"{settings.highest:g}", "steps": settings.steps}
+    name, optimizer = settings.training.save.output_name, settings.training.optimizer.name
+    return [Said("describe.rate_range", values | {"name": name, "optimizer": optimizer})]
+
+
 def base_name(settings: PictureSettings) -> str:
     return Path(settings.base).name
 
@@ -279,4 +288,5 @@ _STEPS: Mapping[type, tuple[Step, ...]] = {
     RegularisationSettings: (_regularisation,),
     GenerateSettings: (_generated,),
     GridSettings: (_grid,),
+    RateRangeSettings: (_rate_range,),
 }

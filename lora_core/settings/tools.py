@@ -14,6 +14,7 @@ from lora_core.settings.dataset import DatasetSettings
 from lora_core.settings.generate import GenerateSettings, GridSettings
 from lora_core.settings.model import AnyModel, Sd1Model
 from lora_core.settings.problems import SettingsError, problems_from
+from lora_core.settings.run import RunSettings
 
 MethodName = Literal["svd", "concat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
 SavePrecision = Literal["fp16", "bf16", "float"]
@@ -223,6 +224,23 @@ class RegularisationSettings(Settings):
     device: Literal["auto", "cuda", "xpu", "mps", "cpu"] = "auto"
 
 
+class RateRangeSettings(Settings):
+    """A training -> the learning rate that suits it, by a short test that writes none of the training's files."""
+
+    job: Literal["lr_range"] = "lr_range"
+    training: RunSettings = Field(default_factory=RunSettings)
+    """The training, with its own pictures, batches, optimizer and model."""
+
+    lowest: float = Field(1e-6, gt=0, le=10)
+    """Learning rate of the first step, for the U-Net or transformer; other parts keep their proportion to it."""
+
+    highest: float = Field(1e-1, gt=0, le=10)
+    """Learning rate of the last step. The rate rises by the same factor from step to step."""
+
+    steps: int = Field(60, ge=10, le=1000)
+    """Steps from the lowest rate to the highest."""
+
+
 ToolSettings = Annotated[
     MergeSettings
     | ApplySettings
@@ -233,7 +251,8 @@ ToolSettings = Annotated[
     | PreviewSettings
     | RegularisationSettings
     | GenerateSettings
-    | GridSettings,
+    | GridSettings
+    | RateRangeSettings,
     Field(discriminator="job"),
 ]
 TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
@@ -248,16 +267,19 @@ JOBS: Mapping[str, type[Settings]] = {
     "regularisation": RegularisationSettings,
     "generate": GenerateSettings,
     "grid": GridSettings,
+    "lr_range": RateRangeSettings,
 }
 DRAWN = (PreviewSettings, GenerateSettings, GridSettings)
 """Jobs whose results are pictures, which lie in the job's own folder unless another is named."""
+IN_OWN_FOLDER = (*DRAWN, RateRangeSettings)
+"""Jobs that are told the folder they run in, because they may write into it."""
 
 
 def output_of(settings: ToolSettings) -> Path | None:
-    """The file or folder that a job names itself after; jobs that draw have none."""
+    """The file or folder that a job names itself after; jobs that write into their own folder have none."""
     if isinstance(settings, RegularisationSettings):
         return settings.folder
-    return None if isinstance(settings, DRAWN) else settings.output
+    return None if isinstance(settings, IN_OWN_FOLDER) else settings.output
 
 
 S = TypeVar("S", bound=Settings)

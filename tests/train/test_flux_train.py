@@ -16,6 +16,8 @@ from lora_core.events import CheckpointSaved, StageChanged, Stop
 from lora_core.families.components import Components
 from lora_core.flow import flux_shift
 from lora_core.settings import RunSettings
+from lora_core.settings.tools import RateRangeSettings
+from lora_core.train import rate_range
 from lora_core.train.loop import prepare
 from lora_core.train.randomness import generator
 from lora_core.train.session import Session, batch_loss, train_step
@@ -272,3 +274,13 @@ def test_every_algorithm_sits_on_the_joined_layers(settings, algo):
     assert all(torch.isfinite(torch.tensor(losses)))
     joined = session.network.adapters["lora_unet_single_blocks_0_linear1"]
     assert joined.delta_weight().abs().max() > 0
+
+
+def test_a_learning_rate_is_looked_for(settings, monkeypatch):
+    """At a rate of nearly nothing the loss stays; a high one moves it."""
+    monkeypatch.setattr(rate_range, "MEASURED", 2)
+    wanted = RateRangeSettings(training=settings, lowest=1e-7, highest=1.0, steps=10)
+    *_, found = rate_range.rate_range(wanted)
+    moved = [abs(point.loss - found.start) for point in found.points]
+    assert moved[0] < 1e-4 * found.start
+    assert max(moved) > 100 * moved[0]

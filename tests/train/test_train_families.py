@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from lora_core.events import CheckpointSaved, RunFinished, RunStarted, SampleSaved, StepDone, Stop
 from lora_core.settings import RunSettings
+from lora_core.settings.tools import RateRangeSettings
+from lora_core.train import rate_range
 from lora_core.train.loop import prepare
 from lora_core.train.randomness import generator
 from lora_core.train.session import batch_loss
@@ -111,3 +113,14 @@ def test_a_lora_of_one_picture_learns_it_by_heart(settings, family: str):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0], losses[::10]
+
+
+@families
+def test_a_learning_rate_is_looked_for(settings, family: str, monkeypatch):
+    """At a rate of nearly nothing the loss stays; a high one moves it."""
+    monkeypatch.setattr(rate_range, "MEASURED", 2)
+    wanted = RateRangeSettings(training=settings, lowest=1e-7, highest=1.0, steps=10)
+    *_, found = rate_range.rate_range(wanted)
+    moved = [abs(point.loss - found.start) for point in found.points]
+    assert moved[0] < 1e-4 * found.start
+    assert max(moved) > 100 * moved[0]

@@ -1,0 +1,96 @@
+"""Sweeps on the Parameters tab: which fields with which values, and the table of what became of the runs."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app import sweeps, toast
+from app.form import read
+from app.i18n import language_of, say, t
+from app.page import Ui, quiet
+from app.words import refusal_html
+from lora_core.errors import UserError
+from lora_core.i18n import Language
+from lora_core.sweep import NUMBERS, Result, plan, read_fields, rows, verdict
+
+LOOKS = 2.0
+"""Seconds between two looks at runs that wait or train."""
+Inputs = dict[Component, Any]
+
+
+def build(ui: Ui) -> None:
+    """Place the section; its events need the whole form and come later."""
+    with ui.advanced("parameters.sweep"):
+        gr.Markdown(t("parameters.sweep.help"), elem_classes="kb-hint")
+        fields = gr.Textbox(
+            label=t("parameters.sweep.fields"), placeholder="network.rank=8,16", lines=2, elem_id="sweep_fields"
+        )
+        go = gr.Button(t("parameters.sweep.go"), size="sm", elem_id="sweep_go")
+        panel = gr.HTML("", elem_id="sweep_panel", padding=False, apply_default_css=False)
+    ui.later.append(Comparison(ui, fields, go, panel).connect)
+
+
+class Comparison:
+    """The events of the section."""
+
+    def __init__(self, ui: Ui, fields: gr.Textbox, go: gr.Button, panel: gr.HTML):
+        self.ui, self.fields, self.go, self.panel = ui, fields, go, panel
+        self.sweep = gr.State("")
+        """File name of the sweep that is shown."""
+        self.timer = gr.Timer(LOOKS, active=False)
+
+    def connect(self) -> None:
+        shown = {self.panel, self.sweep, self.timer}
+        everything = {*self.ui.form.inputs, self.fields}
+        self.go.click(self.start, everything, shown, **quiet(queue=True, trigger_mode="once"))
+        self.timer.tick(self.poll, {self.sweep}, shown, **quiet())
+        self.ui.demo.load(self.find, None, shown, **quiet())
+
+    def start(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Put all runs in line, or say why none of them starts."""
+        language = language_of(request)
+        words = [line for line in by_component[self.fields].splitlines() if line.strip()]
+        try:
+            planned = plan(read(self.ui.form.values(by_component)), read_fields(words))
+            path, _ = sweeps.start(planned)
+        except UserError as error:
+            return {self.panel: refusal_html(error, language)}
+        toast.info(say("parameters.sweep.started", language, count=len(planned)))
+        return self.shown(path, language)
+
+    def find(self, request: gr.Request) -> Inputs:
+        """After a reload: the last sweep."""
+        path = sweeps.newest()
+        return {self.panel: gr.skip()} if path is None else self.shown(path, language_of(request))
+
+    def poll(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        name = Path(by_component[self.sweep]).name
+        return (
+            self.shown(sweeps.folder() / name, language_of(request)) if name else {self.timer: gr.Timer(active=False)}
+        )
+
+    def shown(self, path: Path, language: Language) -> Inputs:
+        try:
+            found = sweeps.results(path)
+        except UserError:  # its file is gone
+            return {self.timer: gr.Timer(active=False)}
+        active = sweeps.under_way(found)
+        return {self.panel: table_html(found, language), self.sweep: path.name, self.timer: gr.Timer(active=active)}
+
+
+def table_html(found: Sequence[Result], language: Language) -> str:
+    """The table, and for two runs the verdict."""
+    head, *body = rows(found, language)
+    lines = [_row("th", head), *(_row("td", cells) for cells in body)]
+    said = verdict(found, language)
+    words = f'<p class="ov-verdict">{escape(said)}</p>' if said else ""
+    return f'<div class="ov ov-table"><table>{"".join(lines)}</table>{words}</div>'
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    aligned = (' style="text-align: right"' if number in NUMBERS else "" for number in range(len(cells)))
+    return "<tr>" + "".join(f"<{tag}{how}>{escape(c)}</{tag}>" for c, how in zip(cells, aligned, strict=True)) + "</tr>"
