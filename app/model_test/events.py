@@ -6,19 +6,34 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app import toast
 from app.drafts import save_draft
 from app.i18n import language_of, say
 from app.merge import run as job
 from app.merge.parts import fresh
 from app.merge.values import FormError, error_words
 from app.merge.view import problems_html, progress_html
-from app.model_test.form import DEFAULTS, checked, draft_file, is_busy, load_draft, of_latest_run, settings_of, visible
+from app.model_test.form import (
+    DEFAULTS,
+    checked,
+    draft_file,
+    is_busy,
+    load_draft,
+    of_latest_run,
+    of_run_folder,
+    settings_of,
+    visible,
+)
 from app.model_test.view import gallery, results_html
 from app.page import Ui, quiet
+from app.tabs.monitor import chosen_run
 from lora_core.errors import UserError
 from lora_core.merge.describe import describe
+from lora_core.runs import list_runs
 
 Inputs = dict[Component, Any]
+MONITOR = ("monitor_grid", "monitor_run")
+"""On the monitor: the button that leads here, and which run is shown."""
 
 
 @dataclass
@@ -62,6 +77,14 @@ class Events:
         parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
+        self.connect_monitor()
+
+    def connect_monitor(self) -> None:
+        """The monitor is laid out before, and its parts are known by name only."""
+        found = {block.elem_id: block for block in self.ui.demo.blocks.values() if block.elem_id in MONITOR}
+        button, run = (found[elem_id] for elem_id in MONITOR)
+        outputs = {*self.parts.fields.values(), self.parts.places["problems"], self.ui.tabs}
+        button.click(self.of_shown_run, run, outputs, **quiet(queue=True, trigger_mode="once"))
 
     def _polls(self) -> tuple[set[Any], set[Any]]:
         parts = self.parts
@@ -91,6 +114,15 @@ class Events:
             words = problems_html([say("model_test.no_run", language_of(request))])
             return {self.parts.places["problems"]: words}
         return {**self._shown(found), self.parts.places["problems"]: ""}
+
+    def of_shown_run(self, choice: str, request: gr.Request) -> Inputs:
+        """Fill in a grid of the run that the monitor shows, and lead here; or say why there is none."""
+        try:
+            found = of_run_folder(chosen_run(choice, list_runs()))
+        except (FormError, UserError) as error:
+            toast.warn(error_words(error, language_of(request)))
+            return {self.parts.places["problems"]: gr.skip()}
+        return {**self._shown(found), self.parts.places["problems"]: "", **self.ui.go_to("model_test")}
 
     def go(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Start the job, or say what stands in the way."""

@@ -13,8 +13,9 @@ from app.folder_view import is_allowed
 from app.merge.values import FormError, Term
 from lora_core.errors import UserError
 from lora_core.families.source import BUILT_IN
+from lora_core.generate.epochs import saved_files
 from lora_core.generate.prompts import parse
-from lora_core.runs import home, list_runs, read_job_settings
+from lora_core.runs import RunFolder, home, list_runs, read_job_settings
 from lora_core.settings import RunSettings
 from lora_core.settings.base import clean_path
 from lora_core.settings.generate import Axis, AxisKind, GenerateSettings, GridSettings, SamplerName
@@ -56,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "run": "",
 }
 """Everything the tab keeps. ``run`` is the folder of the job last started."""
+STRENGTHS = "0, 0.4, 0.6, 0.8, 1"
+"""Columns of the grid of a run: the base model, and the strengths at which LoRAs are used."""
 CHOICES: Mapping[str, Sequence[str]] = {"mode": MODES, "sampler": SAMPLERS, "rows": ROWS, "columns": COLUMNS}
 
 
@@ -174,8 +177,20 @@ def _has_files(settings: RunSettings) -> bool:
     return folder is not None and any(folder.glob(f"{settings.save.output_name}*.safetensors"))
 
 
+def of_run_folder(run: RunFolder | None) -> dict[str, Any]:
+    """The values for a grid of the training in a run folder. Raises FormError or UserError while there is none."""
+    try:
+        settings = None if run is None else read_job_settings(run.settings)
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, RunSettings) or settings.save.output_dir is None:
+        raise FormError("model_test.no_run")
+    saved_files(settings.save.output_dir, settings.save.output_name)
+    return of_run(settings)
+
+
 def of_run(settings: RunSettings) -> dict[str, Any]:
-    """The model, the prompts and the files of a training."""
+    """The model, the prompts and the files of a training, ready to be drawn."""
     model, sample = settings.model, settings.sample
     paths = {key: str(getattr(model, key, None) or "") for key in ("vae", "clip_l", "t5")}
     found = {
@@ -185,20 +200,33 @@ def of_run(settings: RunSettings) -> dict[str, Any]:
         "clip_skip": getattr(model, "clip_skip", 1),
         "run_folder": str(settings.save.output_dir or ""),
         "run_name": settings.save.output_name,
+        "columns": "strength",
+        "columns_values": STRENGTHS,
+        "lora": "",
+        "count": 1,
         "sampler": sample.sampler,
         "steps": sample.steps,
         "guidance": sample.guidance,
+        "seed": sample.seed,
         **paths,
     }
+    return found | _prompts_of(settings)
+
+
+def _prompts_of(settings: RunSettings) -> dict[str, Any]:
+    """The sample prompts, drawn as the first of them is; without any, the class prompt, or what is on the page."""
     try:
-        prompts = parse(sample.prompts)
+        prompts = parse(settings.sample.prompts)
     except UserError:
         prompts = []
-    if prompts:
-        first = prompts[0]
-        found |= {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
-        found |= {"width": first.width, "height": first.height}
-    return found
+    if not prompts:
+        words = settings.validation.class_prompt.strip()
+        return {"prompts": words} if words else {}
+    first = prompts[0]
+    own = {key: getattr(first, key) for key in ("seed", "steps", "guidance", "sampler")}
+    found = {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
+    found |= {"width": first.width, "height": first.height}
+    return found | {key: value for key, value in own.items() if value is not None}
 
 
 def is_busy(name: str) -> bool:

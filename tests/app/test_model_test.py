@@ -1,14 +1,58 @@
 """The Model test tab as values: the job it describes, what it keeps, and the grid of a training."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from app import toast
 from app.merge.values import FormError
-from app.model_test.form import DEFAULTS, checked, load_draft, of_latest_run, of_run, settings_of, visible
+from app.model_test.events import Events
+from app.model_test.form import (
+    DEFAULTS,
+    checked,
+    load_draft,
+    of_latest_run,
+    of_run,
+    of_run_folder,
+    settings_of,
+    visible,
+)
+from app.page import Context
+from app.ui import build
+from lora_core.errors import UserError
+from lora_core.generate.axes import pages
 from lora_core.runs import create_run
 from lora_core.settings import RunSettings
 from lora_core.settings.generate import GenerateSettings, GridSettings
+
+REQUEST = SimpleNamespace(cookies={}, headers={})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Events:
+    """The tab's events on a whole page."""
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("built")))
+        connect = Events.connect
+        patch.setattr(Events, "connect", lambda self: (made.append(self), connect(self)))
+        build(Context())
+    return made[0]
+
+
+@pytest.fixture
+def tab(built, monkeypatch):
+    """The events, with the words that popped up in ``tab.said``."""
+    built.said = []
+    for name in ("warn", "info"):
+        monkeypatch.setattr(toast, name, built.said.append)
+    return built
+
+
+def by_key(tab: Events, answer: dict) -> dict:
+    """A handler's answer by the keys of the fields."""
+    return {key: answer[field] for key, field in tab.parts.fields.items() if field in answer}
 
 
 def values(**changes):
@@ -96,3 +140,50 @@ def test_the_latest_training_with_files_fills_a_grid_in(tmp_path, monkeypatch):
     made = settings_of({**DEFAULTS, **found})
     assert (made.base, made.run, made.run_name) == ("built-in", tmp_path / "out", "usu")
     assert (made.prompts, made.negative, made.width, made.steps) == (["usu bear", "usu cat"], "blur", 64, 9)
+
+
+def saved(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / f"{name}.safetensors").touch()
+    return folder
+
+
+def test_a_click_on_the_monitor_leads_to_a_grid_ready_to_draw(tab, tmp_path):
+    folder = saved(tmp_path / "out", "usu-000001", "usu-000002", "usu", "other-000001")
+    sample = {"prompts": "usu bear --n blur --d 7 --s 5 --l 3\nusu cat", "steps": 9, "seed": 4}
+    run = create_run(training(folder, **sample))
+    answer = tab.of_shown_run(run.path.name, REQUEST)
+    assert answer[tab.ui.tabs].selected == "model_test"
+    grid = settings_of({**DEFAULTS, "lora": "left over", "count": 3, **by_key(tab, answer)})
+    assert isinstance(grid, GridSettings)
+    assert (grid.steps, grid.guidance, grid.negative) == (5, 3, "blur")
+    first, second = pages(grid)
+    assert (first.rows.labels, first.columns.values) == (("epoch 1", "epoch 2", "final"), (0, 0.4, 0.6, 0.8, 1))
+    assert [(page.prompt, page.seed) for page in (first, second)] == [("usu bear", 7), ("usu cat", 7)]
+    assert tab.said == []
+
+
+def test_a_run_without_saved_epochs_is_told_where_the_click_was(tab, tmp_path):
+    run = create_run(training(saved(tmp_path / "out", "usu")))
+    assert tab.ui.tabs not in tab.of_shown_run(run.path.name, REQUEST)
+    assert "saved along the way" in tab.said[0]
+
+
+@pytest.mark.parametrize("settings", [None, GenerateSettings()])
+def test_only_a_training_has_epochs(settings):
+    with pytest.raises(FormError):
+        of_run_folder(settings and create_run(settings))
+
+
+def test_a_run_whose_folder_is_gone_is_told(tmp_path):
+    with pytest.raises(UserError) as caught:
+        of_run_folder(create_run(training(tmp_path / "gone")))
+    assert caught.value.key == "grid.no_folder"
+
+
+def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_path):
+    settings = training(tmp_path)
+    assert "prompts" not in of_run(settings)
+    settings.validation.class_prompt = " bear "
+    assert of_run(settings)["prompts"] == "bear"
