@@ -209,6 +209,14 @@ Event = Annotated[
 ]
 
 
+class EpochKept(BaseModel):
+    """The person chose one of the files of a run: ``path`` is a copy of ``source``."""
+
+    time: float = Field(default_factory=time.time)
+    source: Path
+    path: Path
+
+
 class Stop(BaseModel):
     """Stop after the current step; ``save`` writes the LoRA and the training state first."""
 
@@ -236,6 +244,7 @@ Command = Annotated[Stop | SaveNow | SampleNow | Pause | Resume, Field(discrimin
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+KEPT: TypeAdapter[EpochKept] = TypeAdapter(EpochKept)
 T = TypeVar("T")
 
 

@@ -8,6 +8,7 @@ from gradio.components import Component
 
 from app import toast
 from app.drafts import save_draft
+from app.folder_view import is_allowed
 from app.i18n import language_of, say
 from app.merge import run as job
 from app.merge.parts import fresh
@@ -24,10 +25,11 @@ from app.model_test.form import (
     settings_of,
     visible,
 )
-from app.model_test.view import gallery, results_html
+from app.model_test.view import gallery, lora_at, results_html
 from app.page import Ui, quiet
 from app.tabs.monitor import chosen_run
 from lora_core.errors import UserError
+from lora_core.generate.keep import keep
 from lora_core.merge.describe import describe
 from lora_core.runs import list_runs
 
@@ -74,6 +76,8 @@ class Events:
         pressed = parts.buttons["go"].click(self.go, fields, started, **quiet(queue=True, trigger_mode="once"))
         pressed.then(self.poll, *self._polls(), **quiet())
         parts.buttons["cancel"].click(job.stop, parts.fields["run"], None, **quiet())
+        chosen = parts.places["pictures"].select(self.keep_epoch, parts.fields["run"], None, **quiet(queue=True))
+        chosen.then(self.poll, *self._polls(), **quiet())
         parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
@@ -139,6 +143,20 @@ class Events:
             return {problems: problems_html([error_words(error, language)])}
         save_draft(values | {"run": name}, draft_file())
         return {self.parts.fields["run"]: name, problems: "", self.timer: gr.Timer(active=True)}
+
+    def keep_epoch(self, run: str, request: gr.Request, event: gr.EventData) -> None:
+        """Copy the LoRA file of the picture that was chosen, under the name that was given with it."""
+        data, language = event._data or {}, language_of(request)
+        lora = lora_at(job.progress(self.ui.views, run), data.get("index"))
+        if lora is None or not is_allowed(lora, self.roots):
+            toast.warn(say("model_test.keep.none", language))
+            return
+        try:
+            path = keep(lora, str(data.get("name", "")), job.find(run))
+        except UserError as error:
+            toast.warn(error_words(error, language))
+            return
+        toast.info(say("model_test.keep.done", language, source=lora.name, path=path))
 
     def poll(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Look at the job; the clock stops when it has ended."""

@@ -1,15 +1,20 @@
 """What the Model test tab shows of its job: pictures as they come, and the finished grids to keep."""
 
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from app.i18n import say
 from app.merge.run import Progress, picture_item
 from app.shared_files import download
 from app.widgets.gallery import MAX_PICTURES
-from app.widgets.run_status import copy_button
+from app.widgets.run_status import copy_button, kept_html
 from lora_core.events import FileSaved
+from lora_core.generate.keep import proposed_name
 from lora_core.i18n import Language
+
+WORDS = ("all_prompts", "empty", "close", "previous", "next", "prompt")
+"""Of the gallery, which the monitor has, too."""
 
 
 def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None:
@@ -19,17 +24,38 @@ def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None
     grids = [saved for saved in found.pictures if saved.facts.get("grid")]
     single = [saved for saved in found.pictures if not saved.facts.get("grid")][-MAX_PICTURES:]
     groups = [_group("model_test.grids", grids, language), _group("model_test.pictures", single, language)]
-    words = ("all_prompts", "empty", "close", "previous", "next", "prompt")
-    return {
-        "groups": [group for group in groups if group["items"]],
-        "prompts": [],
-        "words": {word: say(f"monitor.samples.{word}", language) for word in words}
-        | {"title": say("model_test.results", language)},
-    }
+    words = {word: say(f"monitor.samples.{word}", language) for word in WORDS}
+    words |= {"title": say("model_test.results", language)}
+    words |= {"keep": say("model_test.keep", language), "keepGo": say("model_test.keep.go", language)}
+    return {"groups": [group for group in groups if group["items"]], "prompts": [], "words": words}
 
 
 def _group(key: str, files: list[FileSaved], language: Language) -> dict[str, Any]:
-    return {"title": say(key, language), "step": 0, "items": [i for saved in files if (i := picture_item(saved))]}
+    items = [item | _keeping(saved, language) for saved in files if (item := picture_item(saved))]
+    return {"title": say(key, language), "step": 0, "items": items}
+
+
+def _keeping(saved: FileSaved, language: Language) -> dict[str, Any]:
+    """What the gallery needs to offer the LoRA file of a picture; nothing for a picture of none."""
+    lora = lora_of(saved)
+    if lora is None:
+        return {}
+    ask = say("model_test.keep.ask", language, file=lora.name)
+    return {"keep": {"name": proposed_name(lora), "ask": ask}}
+
+
+def lora_of(saved: FileSaved) -> Path | None:
+    """The LoRA file that a cell of a grid shows."""
+    path = saved.facts.get("lora")
+    return Path(path) if isinstance(path, str) and path else None
+
+
+def lora_at(found: Progress | None, index: Any) -> Path | None:
+    """The LoRA file of the picture of this number."""
+    pictures = [] if found is None else found.pictures
+    return next(
+        (lora_of(saved) for saved in pictures if "grid" not in saved.facts and saved.facts.get("index") == index), None
+    )
 
 
 def results_html(found: Progress | None, language: Language) -> str:
@@ -47,4 +73,5 @@ def results_html(found: Progress | None, language: Language) -> str:
     folder = (grids or [found.pictures[-1].path])[0].parent
     where = f"<span>{escape(say('monitor.files.folder', language))}</span> <code>{escape(str(folder))}</code>"
     buttons = copy_button(folder, say("monitor.files.copy", language)) + "".join(links)
-    return f'<div class="mg-result"><div class="mg-where">{where}</div><div class="rs-do">{buttons}</div></div>'
+    kept = kept_html(found.view, language)
+    return f'<div class="mg-result">{kept}<div class="mg-where">{where}</div><div class="rs-do">{buttons}</div></div>'

@@ -163,7 +163,8 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
         "validation": Part((name, len(view.validations)), lambda: overfitting.html(view, language)),
         "samples": Part((name, len(view.samples)), lambda: gallery.pictures(view, language)),
         "files": Part(
-            (name, len(view.checkpoints), len(view.files), view.ended is None), lambda: files_html(view, language)
+            (name, len(view.checkpoints), len(view.files), len(view.kept), view.ended is None),
+            lambda: files_html(view, language),
         ),
         "log": Part((name, len(log), hash(log)), lambda: "\n".join(plain_lines(log)[-LOG_LINES:]).strip("\n")),
         "error": Part((name, hash(log), view.ended is None), lambda: error_report(view, log, language)),

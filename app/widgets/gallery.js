@@ -1,7 +1,9 @@
-// The sample gallery. props.value = {groups: [{title, step, items: [{small, large, prompt, index, file}]}], prompts: [[index, prompt]], words}
+// The sample gallery. props.value = {groups: [{title, step, items: [{small, large, prompt, index, file, keep}]}], prompts: [[index, prompt]], words}
+// keep = {name, ask} offers the LoRA file of a picture: a select event {action: "keep", index, name} follows when it is taken.
 const find = (selector) => element.querySelector(selector);
 const select = find("select"), groups = find(".sg-groups"), dialog = find("dialog");
 let shown = [], at = 0, chosen = "";
+let large = null; // the item shown large: places change when pictures come
 
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
@@ -27,6 +29,8 @@ function render() {
   find(".sg-title").textContent = words.title || "";
   find(".sg-pick span").textContent = words.prompt || "";
   find(".sg-close").textContent = words.close || "";
+  find(".sg-ask").textContent = words.keep || "";
+  find(".sg-keep button").textContent = words.keepGo || "";
   find(".sg-previous").setAttribute("aria-label", words.previous || "");
   find(".sg-next").setAttribute("aria-label", words.next || "");
   find(".sg-empty").textContent = all.length ? "" : words.empty || "";
@@ -54,19 +58,36 @@ function render() {
 function enlarge(place) {
   if (!shown.length) return;
   at = (place + shown.length) % shown.length;
-  const item = shown[at];
+  const item = large = shown[at];
   dialog.querySelector("img").src = item.large;
   dialog.querySelector("img").alt = item.prompt;
   find(".sg-caption").textContent = item.prompt + " — " + item.file;
+  find(".sg-ask").hidden = !item.keep;
+  find(".sg-keep").hidden = true;
   if (!dialog.open) dialog.showModal();
 }
 
+function ask() {
+  const { keep } = large, form = find(".sg-keep");
+  find(".sg-keep span").textContent = keep.ask;
+  find(".sg-keep input").value = keep.name;
+  form.hidden = false;
+  find(".sg-keep input").focus();
+}
+
+find(".sg-ask").addEventListener("click", ask);
+find(".sg-keep").addEventListener("submit", (event) => {
+  event.preventDefault();
+  trigger("select", { action: "keep", index: large.index, name: find(".sg-keep input").value });
+  dialog.close(); // what is said about it appears behind the dialog
+});
 select.addEventListener("change", () => { chosen = select.value; render(); });
 find(".sg-previous").addEventListener("click", () => enlarge(at - 1));
 find(".sg-next").addEventListener("click", () => enlarge(at + 1));
 find(".sg-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 dialog.addEventListener("keydown", (event) => {
+  if (event.target.matches("input")) return;
   if (event.key === "ArrowLeft") enlarge(at - 1);
   if (event.key === "ArrowRight") enlarge(at + 1);
 });

@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from app import toast
+from app.merge import run as job
 from app.merge.values import FormError
 from app.model_test.events import Events
 from app.model_test.form import (
@@ -18,11 +20,15 @@ from app.model_test.form import (
     settings_of,
     visible,
 )
+from app.model_test.view import gallery, results_html
 from app.page import Context
 from app.ui import build
+from app.widgets.run_status import files_html
 from lora_core.errors import UserError
+from lora_core.events import CheckpointSaved, FileSaved, RunFinished, append
 from lora_core.generate.axes import pages
-from lora_core.runs import create_run
+from lora_core.generate.keep import training_of
+from lora_core.runs import RunFolder, create_run
 from lora_core.settings import RunSettings
 from lora_core.settings.generate import GenerateSettings, GridSettings
 
@@ -180,6 +186,64 @@ def test_a_run_whose_folder_is_gone_is_told(tmp_path):
     with pytest.raises(UserError) as caught:
         of_run_folder(create_run(training(tmp_path / "gone")))
     assert caught.value.key == "grid.no_folder"
+
+
+@pytest.fixture
+def drawn(tmp_path) -> RunFolder:
+    """A finished grid of two epochs by two strengths, of a training that is known."""
+    folder = saved(tmp_path / "out", "usu-000001", "usu-000002")
+    create_run(training(folder))
+    run = create_run(GridSettings(run=folder))
+    for index in range(4):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (8, 8)).save(path)
+        lora = folder / f"usu-00000{1 + index // 2}.safetensors"
+        append(run.events, FileSaved(path=path, kind="picture", facts={"index": index, "lora": str(lora)}))
+    facts = {"grid": True, "prompt": "a bear", "seed": 1}
+    append(run.events, FileSaved(path=path, kind="picture", facts=facts))
+    append(run.events, RunFinished(reason="completed", step=0))
+    return run
+
+
+def click(**data):
+    return SimpleNamespace(_data={"action": "keep", **data})
+
+
+def test_an_epoch_of_the_grid_is_kept_and_shown_here_and_on_the_monitor(tab, drawn, tmp_path):
+    tab.keep_epoch(drawn.path.name, REQUEST, click(index=2, name="usu-best"))
+    assert (tmp_path / "out" / "usu-best.safetensors").is_file()
+    assert "usu-000002.safetensors" in tab.said[0]
+    found = job.progress(tab.ui.views, drawn.path.name)
+    assert "You kept usu-000002.safetensors as usu-best.safetensors" in results_html(found, "en")
+    names = [item["keep"]["name"] for item in gallery(found, "en")["groups"][1]["items"]]
+    assert names == ["usu-best-2"] * 4, "the name that is proposed is free"
+    assert "keep" not in gallery(found, "en")["groups"][0]["items"][0], "a whole grid is no epoch"
+    run, _ = training_of(tmp_path / "out" / "usu-000002.safetensors")
+    append(run.events, CheckpointSaved(path=tmp_path / "out" / "usu-000001.safetensors", step=1, epoch=1))
+    assert "usu-best.safetensors" in files_html(tab.ui.views.view(run), "ja")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"index": 2, "name": "usu"}, "the training writes itself"),
+        ({"index": 99, "name": "mine"}, "belongs to no LoRA file"),
+        ({"name": "mine"}, "belongs to no LoRA file"),
+        ({"index": 2}, "Give a name"),
+        ({"index": 2, "name": "a/b"}, "plain file name"),
+    ],
+)
+def test_what_cannot_be_kept_is_told(tab, drawn, tmp_path, data, words):
+    before = sorted(tmp_path.rglob("*.safetensors"))
+    tab.keep_epoch(drawn.path.name, REQUEST, click(**data))
+    assert words in tab.said[0]
+    assert sorted(tmp_path.rglob("*.safetensors")) == before
+
+
+def test_nothing_is_copied_outside_the_folders_of_the_page(tab, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(tab, "roots", (tmp_path / "elsewhere",))
+    tab.keep_epoch(drawn.path.name, REQUEST, click(index=2, name="mine"))
+    assert not (tmp_path / "out" / "mine.safetensors").exists()
 
 
 def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_path):
