@@ -15,6 +15,7 @@ from lora_core.events import (
     Event,
     FileSaved,
     Memory,
+    ProofDone,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -76,6 +77,8 @@ class RunView:
     files: list[FileSaved] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
     validations: list[ValidationDone] = field(default_factory=list)
+    proof: ProofDone | None = None
+    """What a proof found out."""
     kept: list[EpochKept] = field(default_factory=list)
     """What the person chose among its files."""
     last_time: float | None = None
@@ -125,6 +128,8 @@ class RunView:
                 self.checkpoints = [*(c for c in self.checkpoints if c.path != event.path), event]
             case ValidationDone():
                 self.validations.append(event)
+            case ProofDone():
+                self.proof = event
             case Memory():
                 self.memory = event
             case Warned():

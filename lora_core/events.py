@@ -152,6 +152,35 @@ class ValidationDone(EventBase):
     pictures: list[PictureLoss] = Field(default_factory=list)
 
 
+class ProofDone(EventBase):
+    """What a LoRA does in a model. Measured values are None where there was nothing to measure."""
+
+    type: Literal["proof_done"] = "proof_done"
+    name: str
+    """Of the file."""
+    strength: float = 1.0
+    modules: int = 0
+    """Layers that the file has something for."""
+    lost: int = 0
+    """Of those, the ones that found no place in the model."""
+    lost_names: list[str] = Field(default_factory=list)
+    """The first of them."""
+    broken: int = 0
+    """Modules that hold NaN or infinity."""
+    broken_names: list[str] = Field(default_factory=list)
+    zero: int = 0
+    """Modules in place whose change is zero."""
+    pixels: float | None = None
+    """Mean absolute difference of the pictures, of 255."""
+    latents: float | None = None
+    """The same of their latents, in which a picture's spread is about 1."""
+    own: float | None = None
+    """Relative distance of the predictions with the LoRA from those without it, for the prompt that was drawn."""
+    class_prompt: float | None = None
+    unrelated: float | None = None
+    """None, too, when there are no unrelated prompts."""
+
+
 class Memory(EventBase):
     """Gigabytes (2**30 bytes): of the graphics card if there is one, and of this process."""
 
@@ -201,6 +230,7 @@ Event = Annotated[
     | SampleSaved
     | CheckpointSaved
     | ValidationDone
+    | ProofDone
     | Memory
     | Warned
     | RunFinished

@@ -5,7 +5,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lora_core.events import EventBase, FileSaved, RunFailed, RunFinished, StageChanged, ToolStarted, Warned
+from lora_core import proof_verdict
+from lora_core.events import EventBase, FileSaved, ProofDone, RunFailed, RunFinished, StageChanged, ToolStarted, Warned
 from lora_core.i18n import Language, text
 from lora_core.settings.tools import ToolSettings
 from lora_core.tools import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, events_of
@@ -43,6 +44,9 @@ class ToolConsole:
             case FileSaved():
                 self.stopped = "tools.stopped_kept" if event.kind == "picture" else self.stopped
                 self.say(text("tools.saved", self.language, path=event.path, facts=facts_words(event, self.language)))
+            case ProofDone():
+                for line in proof_verdict.lines(event, self.language):
+                    self.say(line)
             case RunFinished(reason="stopped"):
                 self.say(text(self.stopped, self.language))
             case RunFailed():

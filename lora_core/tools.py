@@ -34,6 +34,7 @@ TOOLS: Mapping[str, tuple[str, str]] = {
     "regularisation": ("lora_core.generate.regularisation", "regularisation"),
     "generate": ("lora_core.generate.job", "generate"),
     "grid": ("lora_core.generate.grid", "grid"),
+    "proof": ("lora_core.proof", "proof"),
 }
 """Job -> module and generator of its events. A module is loaded when its job is run."""
 

@@ -1,5 +1,6 @@
 """Ties the fields of the Model test tab to its job."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from app.model_test.form import (
     load_draft,
     of_latest_run,
     of_run_folder,
+    proof_settings_of,
     settings_of,
     visible,
 )
@@ -32,6 +34,7 @@ from lora_core.errors import UserError
 from lora_core.generate.keep import keep
 from lora_core.merge.describe import describe
 from lora_core.runs import list_runs
+from lora_core.settings.tools import ToolSettings
 
 Inputs = dict[Component, Any]
 MONITOR = ("monitor_grid", "monitor_run")
@@ -75,6 +78,8 @@ class Events:
         started = {parts.fields["run"], problems, self.timer}
         pressed = parts.buttons["go"].click(self.go, fields, started, **quiet(queue=True, trigger_mode="once"))
         pressed.then(self.poll, *self._polls(), **quiet())
+        proving = parts.buttons["proof"].click(self.prove, fields, started, **quiet(queue=True, trigger_mode="once"))
+        proving.then(self.poll, *self._polls(), **quiet())
         parts.buttons["cancel"].click(job.stop, parts.fields["run"], None, **quiet())
         chosen = parts.places["pictures"].select(self.keep_epoch, parts.fields["run"], None, **quiet(queue=True))
         chosen.then(self.poll, *self._polls(), **quiet())
@@ -93,7 +98,7 @@ class Events:
     def _polls(self) -> tuple[set[Any], set[Any]]:
         parts = self.parts
         places = {parts.places[name] for name in ("progress", "pictures", "results")}
-        buttons = {parts.buttons["cancel"], parts.buttons["go"]}
+        buttons = {parts.buttons[name] for name in ("cancel", "go", "proof")}
         return {parts.fields["run"], self.polled}, {*places, *buttons, self.timer, self.polled}
 
     def restore(self) -> Inputs:
@@ -129,13 +134,21 @@ class Events:
         return {**self._shown(found), self.parts.places["problems"]: "", **self.ui.go_to("model_test")}
 
     def go(self, by_component: Inputs, request: gr.Request) -> Inputs:
-        """Start the job, or say what stands in the way."""
+        """Draw what the tab describes."""
+        return self.start(by_component, request, settings_of)
+
+    def prove(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Find out whether the LoRA does anything."""
+        return self.start(by_component, request, proof_settings_of)
+
+    def start(self, by_component: Inputs, request: gr.Request, settings_for: Callable[..., ToolSettings]) -> Inputs:
+        """Start a job, or say what stands in the way."""
         values, language = self.parts.values(by_component), language_of(request)
         problems = self.parts.places["problems"]
         if is_busy(values["run"]):
             return {problems: problems_html([say("merge_tab.busy", language)])}
         try:
-            settings = settings_of(values, self.roots)
+            settings = settings_for(values, self.roots)
             if found := describe(settings).problems:
                 return {problems: problems_html([error_words(problem, language) for problem in found])}
             name = job.start(settings)
@@ -169,6 +182,7 @@ class Events:
             "results": (parts.places["results"], results_html(found, language)),
             "cancel": (parts.buttons["cancel"], gr.update(visible=busy)),
             "go": (parts.buttons["go"], gr.update(interactive=not busy)),
+            "proof": (parts.buttons["proof"], gr.update(interactive=not busy)),
         }
         answer = fresh(updates, by_component[self.polled], self.polled)
         return answer if busy else answer | {self.timer: gr.Timer(active=False)}

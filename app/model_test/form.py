@@ -18,7 +18,7 @@ from lora_core.generate.prompts import parse
 from lora_core.runs import RunFolder, home, list_runs, read_job_settings
 from lora_core.settings import RunSettings
 from lora_core.settings.base import clean_path
-from lora_core.settings.generate import Axis, AxisKind, GenerateSettings, GridSettings, SamplerName
+from lora_core.settings.generate import Axis, AxisKind, GenerateSettings, GridSettings, ProofSettings, SamplerName
 
 Values = Mapping[str, Any]
 MODES = ("pictures", "grid")
@@ -102,6 +102,26 @@ def visible(values: Values) -> dict[str, bool]:
 def settings_of(values: Values, roots: Sequence[Path] = ()) -> GenerateSettings | GridSettings:
     """The job that the tab describes. Raises FormError for what is missing, out of its limits or not to be touched."""
     lora = _path(values, "lora", roots)
+    given = _drawing(values, roots)
+    if lora is not None and lora.is_dir():
+        given["folders"] = [lora]
+    elif lora is not None:
+        given |= {"loras": [{"path": lora, "strength": values["strength"]}], "folders": [lora.parent]}
+    if values["mode"] == "grid":
+        return _made(GridSettings, given | _grid(values, roots))
+    return _made(GenerateSettings, given)
+
+
+def proof_settings_of(values: Values, roots: Sequence[Path] = ()) -> ProofSettings:
+    """The proof of the LoRA file that the tab names. Raises FormError as ``settings_of``, and without a file."""
+    lora = _path(values, "lora", roots)
+    if lora is None or lora.is_dir():
+        raise FormError("model_test.needs.lora", missing=True)
+    return _made(ProofSettings, _drawing(values, roots) | {"lora": lora, "strength": values["strength"]})
+
+
+def _drawing(values: Values, roots: Sequence[Path]) -> dict[str, Any]:
+    """What all jobs of the tab have in common."""
     given = {
         key: values[key] for key in ("negative", "width", "height", "steps", "guidance", "sampler", "seed", "count")
     }
@@ -110,13 +130,7 @@ def settings_of(values: Values, roots: Sequence[Path] = ()) -> GenerateSettings 
     given["base"] = BUILT_IN if base in (None, BUILT_IN) else str(_path(values, "base", roots))
     given["clip_skip"] = values["clip_skip"]
     given["prompts"] = [line.strip() for line in values["prompts"].splitlines() if line.strip()]
-    if lora is not None and lora.is_dir():
-        given["folders"] = [lora]
-    elif lora is not None:
-        given |= {"loras": [{"path": lora, "strength": values["strength"]}], "folders": [lora.parent]}
-    if values["mode"] == "grid":
-        return _made(GridSettings, given | _grid(values, roots))
-    return _made(GenerateSettings, given)
+    return given
 
 
 def _grid(values: Values, roots: Sequence[Path]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from app.merge.run import Progress, picture_item
 from app.shared_files import download
 from app.widgets.gallery import MAX_PICTURES
 from app.widgets.run_status import copy_button, kept_html
-from lora_core.events import FileSaved
+from lora_core import proof_verdict
+from lora_core.events import FileSaved, ProofDone
 from lora_core.generate.keep import proposed_name
 from lora_core.i18n import Language
 
@@ -23,6 +24,8 @@ def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None
         return None
     grids = [saved for saved in found.pictures if saved.facts.get("grid")]
     single = [saved for saved in found.pictures if not saved.facts.get("grid")][-MAX_PICTURES:]
+    if single and "with_lora" in single[0].facts:  # each beside its like without the LoRA
+        single.sort(key=lambda saved: saved.facts["index"])
     groups = [_group("model_test.grids", grids, language), _group("model_test.pictures", single, language)]
     words = {word: say(f"monitor.samples.{word}", language) for word in WORDS}
     words |= {"title": say("model_test.results", language)}
@@ -59,19 +62,45 @@ def lora_at(found: Progress | None, index: Any) -> Path | None:
 
 
 def results_html(found: Progress | None, language: Language) -> str:
-    """The folder of a finished job's pictures, and each grid to download."""
-    if found is None or not found.ended or not found.pictures:
+    """What a finished job found out and kept, the folder of its pictures, and each grid to download."""
+    if found is None or not found.ended:
         return ""
+    proof = "" if found.view.proof is None else proof_html(found.view.proof, language)
+    if not found.pictures:
+        return proof
     grids = [saved.path for saved in found.pictures if saved.facts.get("grid")]
-    links = []
-    for path in grids:
-        if path.is_file() and (address := download(path)):
-            words, name = escape(say("monitor.files.download", language)), escape(path.name, quote=True)
-            links.append(
-                f'<a class="rs-fetch" href="{escape(address, quote=True)}" download="{name}">{words} {name}</a>'
-            )
     folder = (grids or [found.pictures[-1].path])[0].parent
     where = f"<span>{escape(say('monitor.files.folder', language))}</span> <code>{escape(str(folder))}</code>"
-    buttons = copy_button(folder, say("monitor.files.copy", language)) + "".join(links)
+    buttons = copy_button(folder, say("monitor.files.copy", language)) + "".join(
+        _link(path, language) for path in grids
+    )
     kept = kept_html(found.view, language)
-    return f'<div class="mg-result">{kept}<div class="mg-where">{where}</div><div class="rs-do">{buttons}</div></div>'
+    return (
+        f'{proof}<div class="mg-result">{kept}<div class="mg-where">{where}</div>'
+        f'<div class="rs-do">{buttons}</div></div>'
+    )
+
+
+def _link(path: Path, language: Language) -> str:
+    """To download a grid; nothing when it is gone."""
+    address = download(path) if path.is_file() else None
+    if not address:
+        return ""
+    words, name = escape(say("monitor.files.download", language)), escape(path.name, quote=True)
+    return f'<a class="rs-fetch" href="{escape(address, quote=True)}" download="{name}">{words} {name}</a>'
+
+
+def proof_html(done: ProofDone, language: Language) -> str:
+    """Whether a LoRA does anything: the verdict, and the numbers it rests on."""
+    said = "".join(
+        f'<li data-severity="{remark.severity}">{escape(remark.words(language))}</li>'
+        for remark in proof_verdict.remarks(done)
+    )
+    rows = "".join(
+        f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>"
+        for label, value in proof_verdict.numbers(done, language)
+    )
+    return (
+        f'<section class="mt-proof" data-severity="{proof_verdict.severity(done)}"><h3>{escape(done.name)}</h3>'
+        f"<ul>{said}</ul><dl>{rows}</dl></section>"
+    )

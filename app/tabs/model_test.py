@@ -80,6 +80,7 @@ def _start(ui: Ui, parts: Parts) -> None:
             parts.buttons["go"] = gr.Button(
                 t("model_test.go"), variant="primary", elem_id="mt_go", scale=0, min_width=220
             )
+            parts.buttons["proof"] = gr.Button(t("model_test.proof"), elem_id="mt_proof", scale=0, min_width=200)
             parts.buttons["cancel"] = gr.Button(
                 t("merge_tab.cancel"), elem_id="mt_cancel", scale=0, min_width=120, visible=False
             )

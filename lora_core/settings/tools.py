@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from lora_core.settings.base import Settings, UserPath
 from lora_core.settings.dataset import DatasetSettings
-from lora_core.settings.generate import GenerateSettings, GridSettings
+from lora_core.settings.generate import GenerateSettings, GridSettings, ProofSettings
 from lora_core.settings.model import AnyModel, Sd1Model
 from lora_core.settings.problems import SettingsError, problems_from
 
@@ -233,7 +233,8 @@ ToolSettings = Annotated[
     | PreviewSettings
     | RegularisationSettings
     | GenerateSettings
-    | GridSettings,
+    | GridSettings
+    | ProofSettings,
     Field(discriminator="job"),
 ]
 TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
@@ -248,8 +249,9 @@ JOBS: Mapping[str, type[Settings]] = {
     "regularisation": RegularisationSettings,
     "generate": GenerateSettings,
     "grid": GridSettings,
+    "proof": ProofSettings,
 }
-DRAWN = (PreviewSettings, GenerateSettings, GridSettings)
+DRAWN = (PreviewSettings, GenerateSettings, GridSettings, ProofSettings)
 """Jobs whose results are pictures, which lie in the job's own folder unless another is named."""
 
 

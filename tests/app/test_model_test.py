@@ -25,12 +25,14 @@ from app.page import Context
 from app.ui import build
 from app.widgets.run_status import files_html
 from lora_core.errors import UserError
-from lora_core.events import CheckpointSaved, FileSaved, RunFinished, append
+from lora_core.events import CheckpointSaved, FileSaved, ProofDone, RunFinished, append
 from lora_core.generate.axes import pages
 from lora_core.generate.keep import training_of
+from lora_core.i18n import LANGUAGES
 from lora_core.runs import RunFolder, create_run
 from lora_core.settings import RunSettings
-from lora_core.settings.generate import GenerateSettings, GridSettings
+from lora_core.settings.generate import GenerateSettings, GridSettings, ProofSettings
+from tests.merge.makers import write_lora
 
 REQUEST = SimpleNamespace(cookies={}, headers={})
 
@@ -244,6 +246,56 @@ def test_nothing_is_copied_outside_the_folders_of_the_page(tab, drawn, tmp_path,
     monkeypatch.setattr(tab, "roots", (tmp_path / "elsewhere",))
     tab.keep_epoch(drawn.path.name, REQUEST, click(index=2, name="mine"))
     assert not (tmp_path / "out" / "mine.safetensors").exists()
+
+
+def shown(tab: Events, **changes) -> dict:
+    """What a handler gets: the tab filled in."""
+    return {field: values(**changes)[key] for key, field in tab.parts.fields.items()}
+
+
+@pytest.fixture
+def started(monkeypatch) -> list:
+    jobs = []
+    monkeypatch.setattr(job, "start", lambda settings: jobs.append(settings) or "a run")
+    return jobs
+
+
+def test_the_proof_is_of_the_file_with_everything_else_on_the_tab(tab, started, tmp_path):
+    file = tmp_path / "usu.safetensors"
+    write_lora(file, "sd1")
+    answer = tab.prove(shown(tab, mode="grid", lora=str(file), strength=0.5, steps=3, prompts=""), REQUEST)
+    assert answer[tab.parts.fields["run"]] == "a run"
+    (settings,) = started
+    assert isinstance(settings, ProofSettings)
+    assert (settings.lora, settings.strength, settings.steps, settings.prompts) == (file, 0.5, 3, [])
+
+
+@pytest.mark.parametrize(("lora", "words"), [("", "Choose the LoRA file"), ("gone.safetensors", "gone.safetensors")])
+def test_a_proof_of_nothing_is_refused_in_words(tab, started, tmp_path, lora, words):
+    answer = tab.prove(shown(tab, lora=str(tmp_path / lora) if lora else ""), REQUEST)
+    assert words in answer[tab.parts.places["problems"]]
+    assert started == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_proof_is_shown_with_or_without_pictures(tab, tmp_path, language):
+    run = create_run(ProofSettings())
+    append(run.events, ProofDone(name="<usu>.safetensors", modules=9, zero=9))
+    append(run.events, RunFinished(reason="completed", step=0))
+    html = results_html(job.progress(tab.ui.views, run.path.name), language)
+    assert 'data-severity="bad"' in html
+    assert "&lt;usu&gt;" in html
+    assert "9 / 9" in html
+
+
+def test_pictures_with_the_lora_stand_beside_those_without(tab, tmp_path):
+    run = create_run(ProofSettings())
+    for index in (0, 2, 1, 3):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (8, 8)).save(path)
+        append(run.events, FileSaved(path=path, kind="picture", facts={"index": index, "with_lora": index % 2 == 1}))
+    (group,) = gallery(job.progress(tab.ui.views, run.path.name), "en")["groups"]
+    assert [item["index"] for item in group["items"]] == [0, 1, 2, 3]
 
 
 def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_path):
