@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lora_core.errors import UserError
 from lora_core.events import EventBase, FileSaved, ProofDone, StageChanged
+from lora_core.generate.draw import evaluating
 from lora_core.generate.job import facts_of, next_number
 from lora_core.generate.loras import layers_of
 from lora_core.generate.picture import save_png
@@ -25,6 +26,7 @@ from lora_core.generate.tags import tagged, text_of
 from lora_core.inspect.header import inspect_header
 from lora_core.merge.lora import LoraFile, load_lora
 from lora_core.merge.names import split_key
+from lora_core.noise import NoiseProcess
 from lora_core.runs import RunFolder
 from lora_core.settings import NoiseSettings
 from lora_core.settings.generate import LoraUse, ProofSettings
@@ -166,7 +168,7 @@ class _Seen:
 
     pixels: list[np.ndarray] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
-    """(1, C, H, W) float32 on the CPU."""
+    """(1, C, H, W) float32."""
     answers: dict[str, list[Tensor]] = field(default_factory=dict)
     """Prompt -> (N, C, H, W) predictions for each of the pictures asked about."""
 
@@ -187,7 +189,7 @@ def _measured(
         with_lora = seen is after
         for number, one in enumerate(shots):
             yield StageChanged(stage="drawing", done=number + with_lora * len(plain), total=2 * len(plain))
-            picture = studio.draw(one, on_latents=lambda found, to=seen.latents: to.append(found.float().cpu()))
+            picture = studio.draw(one, on_latents=seen.latents.append)
             seen.pixels.append(np.asarray(picture.image, np.float32))
             if folder is not None:
                 name = f"{first + number:05d}-{one.seed}-{'with' if with_lora else 'without'}.png"
@@ -220,18 +222,23 @@ def asked(studio: Studio, latents: Sequence[Tensor], prompts: Sequence[str], lev
     """What the model as it is now predicts for each prompt at the noisy latents."""
     family, components = studio.family, studio.components
     noise = family.noise_process(components)
+    states = [noisy(noise, x0_1CHW, levels, number) for number, x0_1CHW in enumerate(latents)]
     found: dict[str, list[Tensor]] = {}
-    for prompt in prompts:
-        conditioning = family.encode_prompts(components, [prompt], studio.model, weighted=True)
-        for number, x0_1CHW in enumerate(latents):
-            t_N = timestep_grid(noise, x0_1CHW[0], NoiseSettings(), levels)
-            epsilon_NCHW = torch.randn((levels, *x0_1CHW.shape[1:]), generator=generator(0, "proof", number))
-            x0_NCHW, epsilon_NCHW, t_N = (values.to(studio.device) for values in (x0_1CHW, epsilon_NCHW, t_N))
-            x0_NCHW = x0_NCHW.expand_as(epsilon_NCHW)
-            target = noise.target(x0_NCHW, epsilon_NCHW, t_N)
-            states = States(noise.add_noise(x0_NCHW, epsilon_NCHW, t_N), target, t_N, None, None)
-            found.setdefault(prompt, []).append(answers(family, components, states, conditioning).cpu())
+    with evaluating(components):
+        for prompt in prompts:
+            conditioning = family.encode_prompts(components, [prompt], studio.model, weighted=True)
+            found[prompt] = [answers(family, components, one, conditioning).cpu() for one in states]
     return found
+
+
+def noisy(noise: NoiseProcess, x0_1CHW: Tensor, levels: int, number: int) -> States:
+    """A picture at all noise levels, with noise that depends on its number alone."""
+    t_N = timestep_grid(noise, x0_1CHW[0], NoiseSettings(), levels)
+    drawn_NCHW = torch.randn((levels, *x0_1CHW.shape[1:]), generator=generator(0, "proof", number))
+    epsilon_NCHW = drawn_NCHW.to(x0_1CHW.device)
+    x0_NCHW = x0_1CHW.expand_as(epsilon_NCHW)
+    target = noise.target(x0_NCHW, epsilon_NCHW, t_N)
+    return States(noise.add_noise(x0_NCHW, epsilon_NCHW, t_N), target, t_N, None, None)
 
 
 def distance(moved: Sequence[Tensor], base: Sequence[Tensor]) -> float:

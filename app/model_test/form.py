@@ -238,7 +238,7 @@ def _prompts_of(settings: RunSettings) -> dict[str, Any]:
         return {"prompts": words} if words else {}
     first = prompts[0]
     own = {key: getattr(first, key) for key in ("seed", "steps", "guidance", "sampler")}
-    found = {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
+    found: dict[str, Any] = {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
     found |= {"width": first.width, "height": first.height}
     return found | {key: value for key, value in own.items() if value is not None}
 

@@ -29,12 +29,13 @@ def gallery(found: Progress | None, language: Language) -> dict[str, Any] | None
     groups = [_group("model_test.grids", grids, language), _group("model_test.pictures", single, language)]
     words = {word: say(f"monitor.samples.{word}", language) for word in WORDS}
     words |= {"title": say("model_test.results", language)}
+    words |= {"compare": say("model_test.compare", language), "compareWith": say("model_test.compare_with", language)}
     words |= {"keep": say("model_test.keep", language), "keepGo": say("model_test.keep.go", language)}
     return {"groups": [group for group in groups if group["items"]], "prompts": [], "words": words}
 
 
 def _group(key: str, files: list[FileSaved], language: Language) -> dict[str, Any]:
-    items = [item | _keeping(saved, language) for saved in files if (item := picture_item(saved))]
+    items = [item | _keeping(saved, language) | _pair(saved) for saved in files if (item := picture_item(saved))]
     return {"title": say(key, language), "step": 0, "items": items}
 
 
@@ -45,6 +46,12 @@ def _keeping(saved: FileSaved, language: Language) -> dict[str, Any]:
         return {}
     ask = say("model_test.keep.ask", language, file=lora.name)
     return {"keep": {"name": proposed_name(lora), "ask": ask}}
+
+
+def _pair(saved: FileSaved) -> dict[str, Any]:
+    """The number of the same picture without the LoRA, or with it, where a proof drew both."""
+    index, with_lora = saved.facts.get("index"), saved.facts.get("with_lora")
+    return {"pair": index - 1 if with_lora else index + 1} if isinstance(index, int) and with_lora is not None else {}
 
 
 def lora_of(saved: FileSaved) -> Path | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -57,8 +58,8 @@ def _drawn(wanted: list[Page], model: AnyModel, cells: Cells) -> Iterator[EventB
             if not kept:
                 assert studio
                 cells.keep(shot, studio.draw(shot))
-            facts = {"page": number, "row": row, "column": column, "kept": kept, "seed": shot.seed}
-            facts |= {"lora": str(path)} if (path := lora_of(wanted[number], row, column)) else {}
+            facts: dict[str, Any] = {"page": number, "row": row, "column": column, "kept": kept, "seed": shot.seed}
+            facts |= {"lora": str(lora)} if (lora := lora_of(wanted[number], row, column)) else {}
             yield FileSaved(path=cells.path(shot), kind="picture", facts=facts | {"prompt": shot.prompt, "index": done})
         yield StageChanged(stage="drawing", done=len(places), total=len(places))
     finally:

@@ -296,6 +296,7 @@ def test_pictures_with_the_lora_stand_beside_those_without(tab, tmp_path):
         append(run.events, FileSaved(path=path, kind="picture", facts={"index": index, "with_lora": index % 2 == 1}))
     (group,) = gallery(job.progress(tab.ui.views, run.path.name), "en")["groups"]
     assert [item["index"] for item in group["items"]] == [0, 1, 2, 3]
+    assert [item["pair"] for item in group["items"]] == [1, 0, 3, 2]
 
 
 def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_path):
