@@ -27,6 +27,7 @@ from app.model_test.form import (
     settings_of,
     visible,
 )
+from app.model_test.history import earlier
 from app.model_test.view import gallery, lora_at, results_html
 from app.page import Ui, quiet
 from app.tabs.monitor import chosen_run
@@ -87,6 +88,14 @@ class Events:
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
         self.connect_monitor()
+        self.connect_history()
+
+    def connect_history(self) -> None:
+        """Earlier jobs are listed when the page is opened or a job begins, and shown as if just drawn."""
+        earlier, run = self.parts.places["earlier"], self.parts.fields["run"]
+        gr.on([self.ui.demo.load, run.change], self.list_earlier, None, earlier, **quiet())
+        picked = earlier.input(lambda chosen: chosen, earlier, run, **quiet())
+        picked.then(self.poll, *self._polls(), **quiet())
 
     def connect_monitor(self) -> None:
         """The monitor is laid out before, and its parts are known by name only."""
@@ -123,6 +132,9 @@ class Events:
             words = problems_html([say("model_test.no_run", language_of(request))])
             return {self.parts.places["problems"]: words}
         return {**self._shown(found), self.parts.places["problems"]: ""}
+
+    def list_earlier(self, request: gr.Request) -> dict[str, Any]:
+        return gr.update(choices=earlier(language_of(request)))
 
     def of_shown_run(self, choice: str, request: gr.Request) -> Inputs:
         """Fill in a grid of the run that the monitor shows, and lead here; or say why there is none."""

@@ -84,6 +84,16 @@ def _start(ui: Ui, parts: Parts) -> None:
             parts.buttons["cancel"] = gr.Button(
                 t("merge_tab.cancel"), elem_id="mt_cancel", scale=0, min_width=120, visible=False
             )
+            parts.places["earlier"] = gr.Dropdown(
+                [],
+                value=None,
+                label=t("model_test.earlier"),
+                elem_id="mt_earlier",
+                elem_classes=["kb-field", "kb-choice"],
+                filterable=False,
+                scale=1,
+                min_width=220,
+            )
         parts.places["progress"] = gr.HTML("", elem_id="mt_progress", elem_classes="kb-report", padding=False)
         parts.places["results"] = gr.HTML(
             "", elem_id="mt_results", elem_classes="kb-report", padding=False, js_on_load=COPY_ON_CLICK

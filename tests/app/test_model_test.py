@@ -20,6 +20,7 @@ from app.model_test.form import (
     settings_of,
     visible,
 )
+from app.model_test.history import earlier
 from app.model_test.view import gallery, results_html
 from app.page import Context
 from app.ui import build
@@ -304,3 +305,16 @@ def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_
     assert "prompts" not in of_run(settings)
     settings.validation.class_prompt = " bear "
     assert of_run(settings)["prompts"] == "bear"
+
+
+def test_earlier_jobs_of_the_tab_are_listed_newest_first(tmp_path):
+    first = create_run(GenerateSettings(prompts=["a bear in the snow"]))
+    create_run(training(tmp_path / "out", prompts="no job of the tab"))
+    create_run(RunSettings.model_validate({"save": {"output_name": "grid"}}))
+    proof = create_run(ProofSettings(lora=tmp_path / "usu.safetensors", prompts=["a bear"]))
+    proof = proof.path.rename(proof.path.with_name("20991231-235959-proof"))
+    found = earlier("en")
+    assert [run for _, run in found] == [proof.name, first.path.name]
+    assert found[0][0] == "2099-12-31 23:59 · Does it do anything? · usu.safetensors"
+    assert found[1][0].endswith("Pictures · a bear in the snow")
+    assert [words for words, _ in earlier("ja")] != [words for words, _ in found]
