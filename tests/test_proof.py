@@ -15,7 +15,7 @@ from lora_core.io.arrays import open_arrays, save_arrays
 from lora_core.proof import proof, proposed_prompt
 from lora_core.proof_verdict import remarks
 from lora_core.settings.generate import GenerateSettings, ProofSettings
-from tests.generate.test_generate import FOLDERS, make_studio
+from tests.generate.test_generate import make_studio
 
 DRAWING = {"prompts": ["a bear"], "width": 64, "height": 64, "steps": 2, "guidance": 4.0, "seed": 3}
 MISSING = "lora_unet_down_blocks_2_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -55,8 +55,8 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")).astype(float)
 
 
-@pytest.mark.parametrize("name", list(FOLDERS))
-def test_a_lora_that_works_is_told_in_every_family(name, tmp_path):
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_a_lora_of_another_family_is_measured_alike(name, tmp_path):
     _, path = make_studio(name, tmp_path)
     done, _ = proved(tmp_path, path, unrelated_prompts="a house")
     assert (done.lost, done.broken, done.zero) == (0, 0, 0)
@@ -83,6 +83,7 @@ def test_the_numbers_are_the_same_every_time_and_grow_with_the_strength(sd1):
     assert proved(sd1)[0].model_dump(exclude={"time"}) == strong.model_dump(exclude={"time"})
     assert 0 < weak.own < strong.own
     assert 0 < weak.latents < strong.latents
+    assert "works" in [remark.key for remark in remarks(weak)]
 
 
 def test_strength_0_changes_nothing(sd1):
@@ -153,14 +154,14 @@ def test_a_file_none_of_which_is_loaded_is_a_red_flag(sd1, tmp_path):
     ("make", "key"),
     [
         (lambda folder: None, "merge.no_lora"),
-        (lambda folder: folder / "gone.safetensors", "file.missing"),
+        (lambda folder: folder / "gone.safetensors", "model.missing"),
         (lambda folder: folder / "model" / "unet" / "diffusion_pytorch_model.safetensors", "lora.not_a_lora"),
     ],
 )
 def test_what_is_no_lora_is_told_before_the_model_is_loaded(sd1, make, key):
     with pytest.raises(UserError) as caught:
         list(proof(ProofSettings(base=str(sd1 / "model"), lora=make(sd1))))
-    assert caught.value.key.split(".")[0] == key.split(".")[0]
+    assert caught.value.key == key
 
 
 def test_without_a_prompt_the_words_of_the_file_are_drawn(sd1, tmp_path):
