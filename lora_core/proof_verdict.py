@@ -93,7 +93,10 @@ def lines(done: ProofDone, language: Language) -> list[str]:
     """Verdict and numbers for the terminal."""
     marks = {"bad": "✗", "caution": "!", "good": "✓", "note": "·"}
     said = [f"{marks[remark.severity]} {remark.words(language)}" for remark in remarks(done)]
-    return [*said, *(f"  {label}: {value}" for label, value in numbers(done, language))]
+    return [
+        *said,
+        *(text("proof.line", language, label=label, value=value) for label, value in numbers(done, language)),
+    ]
 
 
 def percent(share: float) -> str:

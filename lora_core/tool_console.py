@@ -46,7 +46,7 @@ class ToolConsole:
                 self.say(text("tools.saved", self.language, path=event.path, facts=facts_words(event, self.language)))
             case ProofDone():
                 for line in proof_verdict.lines(event, self.language):
-                    self.say(line)
+                    self.say(f"  {line}")
             case RunFinished(reason="stopped"):
                 self.say(text(self.stopped, self.language))
             case RunFailed():
