@@ -8,12 +8,11 @@ from typing import Any, Literal
 from lora_core.events import ProofDone
 from lora_core.i18n import Language, text
 
-HARDLY = 1e-3
-"""Predictions that move by less are within the rounding of half precision (2^-11 for each weight)."""
+HARDLY = 5e-3
+"""Predictions that move by less hardly show: on the built-in model 0.3% makes 1.5 of 255 in the picture, where a
+training of 150 steps moves them by 7% and the picture by 33. Rounding in half precision is about 0.1%."""
 TOO_FAR = 1.0
 """Predictions that move by more than they are long have little left of the model's."""
-EVERYWHERE = 0.8
-"""Share of the own prompt's movement from which unrelated prompts count as moved alike."""
 MOSTLY = 0.5
 """Share of modules of zeros worth a warning. The last layers of text encoders are often zero and never used."""
 
@@ -71,7 +70,7 @@ def _about_the_change(done: ProofDone) -> Iterator[Remark]:
         yield Remark("caution", "too_far", moved)
     else:
         yield Remark("good", "works", moved)
-    if done.unrelated is not None and done.own >= HARDLY and done.unrelated > EVERYWHERE * done.own:
+    if done.unrelated is not None and HARDLY <= done.own < done.unrelated:
         yield Remark("note", "everywhere", {"unrelated": percent(done.unrelated), "own": percent(done.own)})
 
 

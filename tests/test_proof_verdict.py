@@ -20,10 +20,11 @@ UNMEASURED = {"pixels": None, "latents": None, "own": None, "class_prompt": None
     [
         ({}, ["works"], "good"),
         ({"own": 0.0, "pixels": 0.0, "unrelated": 0.0}, ["no_change"], "bad"),
-        ({"own": 0.0005, "unrelated": 0.0005}, ["hardly"], "caution"),
+        ({"own": 0.0049, "unrelated": 0.006}, ["hardly"], "caution"),
         ({"own": 1.5}, ["too_far"], "caution"),
         ({"own": float("nan")}, ["not_finite"], "bad"),
-        ({"unrelated": 0.29}, ["works", "everywhere"], "good"),
+        ({"unrelated": 0.31}, ["works", "everywhere"], "good"),
+        ({"unrelated": 0.3}, ["works"], "good"),
         ({"unrelated": None}, ["works"], "good"),
         ({"lost": 3, "lost_names": ["a", "b", "c"]}, ["partly", "works"], "bad"),
         ({"lost": 100, **UNMEASURED}, ["no_place"], "bad"),
