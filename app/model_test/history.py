@@ -35,7 +35,7 @@ def label(run: RunFolder, language: Language) -> str:
         settings = read_job_settings(run.settings)
     except (OSError, ValueError):
         return ""
-    if not isinstance(settings, tuple(KINDS)):
+    if not isinstance(settings, PictureSettings):
         return ""
     about = next(iter(settings.prompts), "")[:LONGEST]
     if isinstance(settings, ProofSettings) and settings.lora is not None:
