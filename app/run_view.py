@@ -11,9 +11,11 @@ from pathlib import Path
 from lora_core.events import (
     CheckpointSaved,
     EpochDone,
+    EpochKept,
     Event,
     FileSaved,
     Memory,
+    ProofDone,
     RateRangeDone,
     RunFailed,
     RunFinished,
@@ -78,6 +80,10 @@ class RunView:
     files: list[FileSaved] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
     validations: list[ValidationDone] = field(default_factory=list)
+    proof: ProofDone | None = None
+    """What a proof found out."""
+    kept: list[EpochKept] = field(default_factory=list)
+    """What the person chose among its files."""
     last_time: float | None = None
     first_time: float | None = None
     read: int = 0
@@ -86,6 +92,7 @@ class RunView:
     def __post_init__(self):
         self._reader = self.run.event_reader()
         self._commands = self.run.command_reader()
+        self._kept = self.run.kept_reader()
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=50)
 
@@ -94,6 +101,7 @@ class RunView:
             for event in self._reader.read():
                 self._take(event)
                 self.read += 1
+            self.kept += self._kept.read()
             self.stop_asked |= any(isinstance(command, Stop) for command in self._commands.read())
         return self
 
@@ -123,6 +131,8 @@ class RunView:
                 self.checkpoints = [*(c for c in self.checkpoints if c.path != event.path), event]
             case ValidationDone():
                 self.validations.append(event)
+            case ProofDone():
+                self.proof = event
             case Memory():
                 self.memory = event
             case RateRangeDone():

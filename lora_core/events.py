@@ -178,6 +178,35 @@ class RateRangeDone(EventBase):
     seed: int = 0
 
 
+class ProofDone(EventBase):
+    """What a LoRA does in a model. Measured values are None where there was nothing to measure."""
+
+    type: Literal["proof_done"] = "proof_done"
+    name: str
+    """Of the file."""
+    strength: float = 1.0
+    modules: int = 0
+    """Layers that the file has something for."""
+    lost: int = 0
+    """Of those, the ones that found no place in the model."""
+    lost_names: list[str] = Field(default_factory=list)
+    """The first of them."""
+    broken: int = 0
+    """Modules that hold NaN or infinity."""
+    broken_names: list[str] = Field(default_factory=list)
+    zero: int = 0
+    """Modules in place whose change is zero."""
+    pixels: float | None = None
+    """Mean absolute difference of the pictures, of 255."""
+    latents: float | None = None
+    """The same of their latents, in which a picture's spread is about 1."""
+    own: float | None = None
+    """Relative distance of the predictions with the LoRA from those without it, for the prompt that was drawn."""
+    class_prompt: float | None = None
+    unrelated: float | None = None
+    """None, too, when there are no unrelated prompts."""
+
+
 class Memory(EventBase):
     """Gigabytes (2**30 bytes): of the graphics card if there is one, and of this process."""
 
@@ -228,12 +257,21 @@ Event = Annotated[
     | CheckpointSaved
     | ValidationDone
     | RateRangeDone
+    | ProofDone
     | Memory
     | Warned
     | RunFinished
     | RunFailed,
     Field(discriminator="type"),
 ]
+
+
+class EpochKept(BaseModel):
+    """The person chose one of the files of a run: ``path`` is a copy of ``source``."""
+
+    time: float = Field(default_factory=time.time)
+    source: Path
+    path: Path
 
 
 class Stop(BaseModel):
@@ -263,6 +301,7 @@ Command = Annotated[Stop | SaveNow | SampleNow | Pause | Resume, Field(discrimin
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+KEPT: TypeAdapter[EpochKept] = TypeAdapter(EpochKept)
 T = TypeVar("T")
 
 

@@ -1,4 +1,4 @@
-"""The commands that draw: kumakobo generate and kumakobo grid. Torch-free."""
+"""The commands that draw: kumakobo generate, kumakobo grid and kumakobo proof. Torch-free."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from lora_core.errors import UserError
 from lora_core.i18n import Language, text
-from lora_core.settings.generate import AxisKind, GenerateSettings, GridSettings, SamplerName
+from lora_core.settings.generate import AxisKind, GenerateSettings, GridSettings, ProofSettings, SamplerName
 from lora_core.settings.tools import ToolSettings, checked
 
 AXIS_ALIASES = {"cfg": "guidance", "lbw": "layers", "prompt": "replace"}
@@ -15,8 +15,8 @@ PLAIN = ("base", "vae", "clip_l", "t5", "negative", "width", "height", "seed", "
 """Options named as the settings they fill in."""
 
 
-def _pictures(parser: argparse.ArgumentParser, says: Language) -> None:
-    """The options that both commands have; what is not given is left to the settings."""
+def _pictures(parser: argparse.ArgumentParser, says: Language, *, loras: bool = True) -> None:
+    """The options that all commands have; what is not given is left to the settings."""
 
     def option(name: str, key: str, *flags: str, **how: Any) -> None:
         parser.add_argument(f"--{name}", *flags, help=text(f"cli.pictures.{key}", says), **how)
@@ -27,8 +27,11 @@ def _pictures(parser: argparse.ArgumentParser, says: Language) -> None:
     option("clip-l", "encoder", "--clip_l", metavar="FILE")
     option("t5", "encoder", "--t5xxl", metavar="FILE")
     option("clip-skip", "clip_skip", "--clip_skip", type=int, metavar="N")
-    option("lora", "lora", action="append", default=[], metavar="FILE[:STRENGTH]")
-    option("lora-dir", "lora_dir", "--lora_dir", action="append", default=[], type=Path, metavar="FOLDER")
+    if loras:
+        option("lora", "lora", action="append", default=[], metavar="FILE[:STRENGTH]")
+        option("lora-dir", "lora_dir", "--lora_dir", action="append", default=[], type=Path, metavar="FOLDER")
+    else:
+        parser.set_defaults(lora=[], lora_dir=[])
     option("negative", "negative", "-n", metavar="TEXT")
     option("width", "width", "-W", type=int)
     option("height", "height", "-H", type=int)
@@ -97,4 +100,30 @@ def axis_of(words: str | None) -> dict[str, Any] | None:
     return {"kind": kind, "values": values.split(parted)}
 
 
-PICTURE_PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {"generate": _generate, "grid": _grid}
+def _proof(parser: argparse.ArgumentParser, says: Language) -> None:
+    from lora_core.tool_commands import run_tool
+
+    parser.set_defaults(run=run_tool, settings=proof_settings)
+    parser.add_argument("file", metavar="LORA[:STRENGTH]", help=text("cli.proof.lora", says))
+    _pictures(parser, says, loras=False)
+    parser.add_argument(
+        "--class-prompt", "--class_prompt", default="", metavar="WORDS", help=text("cli.proof.class_prompt", says)
+    )
+    parser.add_argument("--unrelated", action="append", metavar="PROMPT", help=text("cli.proof.unrelated", says))
+
+
+def proof_settings(arguments: argparse.Namespace) -> ToolSettings:
+    from lora_core.tool_commands import part_ratio
+
+    path, strength = part_ratio(arguments.file)
+    given = {"lora": path, "strength": strength, "class_prompt": arguments.class_prompt}
+    if arguments.unrelated is not None:
+        given["unrelated_prompts"] = "\n".join(arguments.unrelated)
+    return checked(ProofSettings, pictures_of(arguments) | given)
+
+
+PICTURE_PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
+    "generate": _generate,
+    "grid": _grid,
+    "proof": _proof,
+}

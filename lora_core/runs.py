@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_core.events import COMMAND, EVENT, Command, Event, Reader, append
+from lora_core.events import COMMAND, EVENT, KEPT, Command, EpochKept, Event, Reader, append
 from lora_core.settings import RunSettings
 from lora_core.settings.tools import TOOL_SETTINGS, ToolSettings, output_of
 
@@ -51,6 +51,11 @@ class RunFolder:
         """JSON of the process that runs it: pid, create_time, command."""
         return self.path / "job.json"
 
+    @property
+    def kept(self) -> Path:
+        """Which of its files the person chose."""
+        return self.path / "kept.jsonl"
+
     def read_events(self) -> list[Event]:
         return list(Reader(self.events, EVENT).read())
 
@@ -59,6 +64,9 @@ class RunFolder:
 
     def command_reader(self) -> Reader[Command]:
         return Reader(self.commands, COMMAND)
+
+    def kept_reader(self) -> Reader[EpochKept]:
+        return Reader(self.kept, KEPT)
 
     def send(self, command: Command) -> None:
         append(self.commands, command)

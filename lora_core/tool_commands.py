@@ -1,7 +1,7 @@
 """The commands on LoRA files: kumakobo merge, apply, extract, resize, convert, clean, inspect, compare, regularisation.
 
-Those that draw pictures are in ``picture_commands``, those that search for settings in ``tuning_commands``; handover has
-a folder of its own.
+Those that draw pictures are in ``picture_commands``, those that search for settings in ``tuning_commands``; handover
+has a folder of its own.
 
 Beside their own short forms they take the command lines of sd-scripts' svd_merge_lora.py, merge_lora.py,
 sdxl_merge_lora.py, flux_merge_lora.py, extract_lora_from_models.py and resize_lora.py, under the same option names.

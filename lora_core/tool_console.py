@@ -5,10 +5,11 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lora_core import rate_range
+from lora_core import proof_verdict, rate_range
 from lora_core.events import (
     EventBase,
     FileSaved,
+    ProofDone,
     RateRangeDone,
     RunFailed,
     RunFinished,
@@ -56,6 +57,9 @@ class ToolConsole:
             case RateRangeDone():
                 for line in rate_range.lines(event, self.language):
                     self.say(line)
+            case ProofDone():
+                for line in proof_verdict.lines(event, self.language):
+                    self.say(f"  {line}")
             case RunFinished(reason="stopped"):
                 self.say(text(self.stopped, self.language))
             case RunFailed():

@@ -35,6 +35,7 @@ TOOLS: Mapping[str, tuple[str, str]] = {
     "generate": ("lora_core.generate.job", "generate"),
     "grid": ("lora_core.generate.grid", "grid"),
     "lr_range": ("lora_core.train.rate_range", "rate_range"),
+    "proof": ("lora_core.proof", "proof"),
 }
 """Job -> module and generator of its events. A module is loaded when its job is run."""
 

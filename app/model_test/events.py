@@ -1,25 +1,46 @@
 """Ties the fields of the Model test tab to its job."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from app import toast
 from app.drafts import save_draft
+from app.folder_view import is_allowed
 from app.i18n import language_of, say
 from app.merge import run as job
 from app.merge.parts import fresh
 from app.merge.values import FormError, error_words
 from app.merge.view import problems_html, progress_html
-from app.model_test.form import DEFAULTS, checked, draft_file, is_busy, load_draft, of_latest_run, settings_of, visible
-from app.model_test.view import gallery, results_html
+from app.model_test.form import (
+    DEFAULTS,
+    checked,
+    draft_file,
+    is_busy,
+    load_draft,
+    of_latest_run,
+    of_run_folder,
+    proof_settings_of,
+    settings_of,
+    visible,
+)
+from app.model_test.history import earlier
+from app.model_test.view import gallery, lora_at, results_html
 from app.page import Ui, quiet
 from app.settled import Settled
+from app.tabs.monitor import chosen_run
 from lora_core.errors import UserError
+from lora_core.generate.keep import keep
 from lora_core.merge.describe import describe
+from lora_core.runs import list_runs
+from lora_core.settings.tools import ToolSettings
 
 Inputs = dict[Component, Any]
+MONITOR = ("monitor_grid", "monitor_run")
+"""On the monitor: the button that leads here, and which run is shown."""
 
 
 @dataclass
@@ -60,15 +81,35 @@ class Events:
         started = {parts.fields["run"], problems, self.timer}
         pressed = parts.buttons["go"].click(self.go, fields, started, **quiet(queue=True, trigger_mode="once"))
         pressed.then(self.poll, *self._polls(), **quiet())
+        proving = parts.buttons["proof"].click(self.prove, fields, started, **quiet(queue=True, trigger_mode="once"))
+        proving.then(self.poll, *self._polls(), **quiet())
         parts.buttons["cancel"].click(job.stop, parts.fields["run"], None, **quiet())
+        chosen = parts.places["pictures"].select(self.keep_epoch, parts.fields["run"], None, **quiet(queue=True))
+        chosen.then(self.poll, *self._polls(), **quiet())
         parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
+        self.connect_monitor()
+        self.connect_history()
+
+    def connect_history(self) -> None:
+        """Earlier jobs are listed when the page is opened or a job begins, and shown as if just drawn."""
+        earlier, run = self.parts.places["earlier"], self.parts.fields["run"]
+        gr.on([self.ui.demo.load, run.change], self.list_earlier, None, earlier, **quiet())
+        picked = earlier.input(lambda chosen: chosen, earlier, run, **quiet())
+        picked.then(self.poll, *self._polls(), **quiet())
+
+    def connect_monitor(self) -> None:
+        """The monitor is laid out before, and its parts are known by name only."""
+        found = {block.elem_id: block for block in self.ui.demo.blocks.values() if block.elem_id in MONITOR}
+        button, run = (found[elem_id] for elem_id in MONITOR)
+        outputs = {*self.parts.fields.values(), self.parts.places["problems"], self.ui.tabs}
+        button.click(self.of_shown_run, run, outputs, **quiet(queue=True, trigger_mode="once"))
 
     def _polls(self) -> tuple[set[Any], set[Any]]:
         parts = self.parts
         places = {parts.places[name] for name in ("progress", "pictures", "results")}
-        buttons = {parts.buttons["cancel"], parts.buttons["go"]}
+        buttons = {parts.buttons[name] for name in ("cancel", "go", "proof")}
         return {parts.fields["run"], self.polled}, {*places, *buttons, self.timer, self.polled}
 
     def restore(self) -> Inputs:
@@ -94,14 +135,34 @@ class Events:
             return {self.parts.places["problems"]: words}
         return {**self._shown(found), self.parts.places["problems"]: ""}
 
+    def list_earlier(self, request: gr.Request) -> dict[str, Any]:
+        return gr.update(choices=earlier(language_of(request)))
+
+    def of_shown_run(self, choice: str, request: gr.Request) -> Inputs:
+        """Fill in a grid of the run that the monitor shows, and lead here; or say why there is none."""
+        try:
+            found = of_run_folder(chosen_run(choice, list_runs()))
+        except (FormError, UserError) as error:
+            toast.warn(error_words(error, language_of(request)))
+            return {self.parts.places["problems"]: gr.skip()}
+        return {**self._shown(found), self.parts.places["problems"]: "", **self.ui.go_to("model_test")}
+
     def go(self, by_component: Inputs, request: gr.Request) -> Inputs:
-        """Start the job, or say what stands in the way."""
+        """Draw what the tab describes."""
+        return self.start(by_component, request, settings_of)
+
+    def prove(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Find out whether the LoRA does anything."""
+        return self.start(by_component, request, proof_settings_of)
+
+    def start(self, by_component: Inputs, request: gr.Request, settings_for: Callable[..., ToolSettings]) -> Inputs:
+        """Start a job, or say what stands in the way."""
         values, language = self.parts.values(by_component), language_of(request)
         problems = self.parts.places["problems"]
         if is_busy(values["run"]):
             return {problems: problems_html([say("merge_tab.busy", language)])}
         try:
-            settings = settings_of(values, self.roots)
+            settings = settings_for(values, self.roots)
             if found := describe(settings).problems:
                 return {problems: problems_html([error_words(problem, language) for problem in found])}
             name = job.start(settings)
@@ -109,6 +170,20 @@ class Events:
             return {problems: problems_html([error_words(error, language)])}
         save_draft(values | {"run": name}, draft_file())
         return {self.parts.fields["run"]: name, problems: "", self.timer: gr.Timer(active=True)}
+
+    def keep_epoch(self, run: str, request: gr.Request, event: gr.EventData) -> None:
+        """Copy the LoRA file of the picture that was chosen, under the name that was given with it."""
+        data, language = event._data or {}, language_of(request)
+        lora = lora_at(job.progress(self.ui.views, run), data.get("index"))
+        if lora is None or not is_allowed(lora, self.roots):
+            toast.warn(say("model_test.keep.none", language))
+            return
+        try:
+            path = keep(lora, str(data.get("name", "")), job.find(run))
+        except UserError as error:
+            toast.warn(error_words(error, language))
+            return
+        toast.info(say("model_test.keep.done", language, source=lora.name, path=path))
 
     def poll(self, by_component: Inputs, request: gr.Request) -> Inputs:
         """Look at the job; the clock stops when it has ended."""
@@ -121,6 +196,7 @@ class Events:
             "results": (parts.places["results"], results_html(found, language)),
             "cancel": (parts.buttons["cancel"], gr.update(visible=busy)),
             "go": (parts.buttons["go"], gr.update(interactive=not busy)),
+            "proof": (parts.buttons["proof"], gr.update(interactive=not busy)),
         }
         answer = fresh(updates, by_component[self.polled], self.polled)
         return answer if busy else answer | {self.timer: gr.Timer(active=False)}

@@ -13,11 +13,12 @@ from app.folder_view import is_allowed
 from app.merge.values import FormError, Term
 from lora_core.errors import UserError
 from lora_core.families.source import BUILT_IN
+from lora_core.generate.epochs import saved_files
 from lora_core.generate.prompts import parse
-from lora_core.runs import home, list_runs, read_job_settings
+from lora_core.runs import RunFolder, home, list_runs, read_job_settings
 from lora_core.settings import RunSettings
 from lora_core.settings.base import clean_path
-from lora_core.settings.generate import Axis, AxisKind, GenerateSettings, GridSettings, SamplerName
+from lora_core.settings.generate import Axis, AxisKind, GenerateSettings, GridSettings, ProofSettings, SamplerName
 
 Values = Mapping[str, Any]
 MODES = ("pictures", "grid")
@@ -56,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "run": "",
 }
 """Everything the tab keeps. ``run`` is the folder of the job last started."""
+STRENGTHS = "0, 0.4, 0.6, 0.8, 1"
+"""Columns of the grid of a run: the base model, and the strengths at which LoRAs are used."""
 CHOICES: Mapping[str, Sequence[str]] = {"mode": MODES, "sampler": SAMPLERS, "rows": ROWS, "columns": COLUMNS}
 
 
@@ -99,6 +102,26 @@ def visible(values: Values) -> dict[str, bool]:
 def settings_of(values: Values, roots: Sequence[Path] = ()) -> GenerateSettings | GridSettings:
     """The job that the tab describes. Raises FormError for what is missing, out of its limits or not to be touched."""
     lora = _path(values, "lora", roots)
+    given = _drawing(values, roots)
+    if lora is not None and lora.is_dir():
+        given["folders"] = [lora]
+    elif lora is not None:
+        given |= {"loras": [{"path": lora, "strength": values["strength"]}], "folders": [lora.parent]}
+    if values["mode"] == "grid":
+        return _made(GridSettings, given | _grid(values, roots))
+    return _made(GenerateSettings, given)
+
+
+def proof_settings_of(values: Values, roots: Sequence[Path] = ()) -> ProofSettings:
+    """The proof of the LoRA file that the tab names. Raises FormError as ``settings_of``, and without a file."""
+    lora = _path(values, "lora", roots)
+    if lora is None or lora.is_dir():
+        raise FormError("model_test.needs.lora", missing=True)
+    return _made(ProofSettings, _drawing(values, roots) | {"lora": lora, "strength": values["strength"]})
+
+
+def _drawing(values: Values, roots: Sequence[Path]) -> dict[str, Any]:
+    """What all jobs of the tab have in common."""
     given = {
         key: values[key] for key in ("negative", "width", "height", "steps", "guidance", "sampler", "seed", "count")
     }
@@ -107,13 +130,7 @@ def settings_of(values: Values, roots: Sequence[Path] = ()) -> GenerateSettings 
     given["base"] = BUILT_IN if base in (None, BUILT_IN) else str(_path(values, "base", roots))
     given["clip_skip"] = values["clip_skip"]
     given["prompts"] = [line.strip() for line in values["prompts"].splitlines() if line.strip()]
-    if lora is not None and lora.is_dir():
-        given["folders"] = [lora]
-    elif lora is not None:
-        given |= {"loras": [{"path": lora, "strength": values["strength"]}], "folders": [lora.parent]}
-    if values["mode"] == "grid":
-        return _made(GridSettings, given | _grid(values, roots))
-    return _made(GenerateSettings, given)
+    return given
 
 
 def _grid(values: Values, roots: Sequence[Path]) -> dict[str, Any]:
@@ -174,8 +191,20 @@ def _has_files(settings: RunSettings) -> bool:
     return folder is not None and any(folder.glob(f"{settings.save.output_name}*.safetensors"))
 
 
+def of_run_folder(run: RunFolder | None) -> dict[str, Any]:
+    """The values for a grid of the training in a run folder. Raises FormError or UserError while there is none."""
+    try:
+        settings = None if run is None else read_job_settings(run.settings)
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, RunSettings) or settings.save.output_dir is None:
+        raise FormError("model_test.no_run")
+    saved_files(settings.save.output_dir, settings.save.output_name)
+    return of_run(settings)
+
+
 def of_run(settings: RunSettings) -> dict[str, Any]:
-    """The model, the prompts and the files of a training."""
+    """The model, the prompts and the files of a training, ready to be drawn."""
     model, sample = settings.model, settings.sample
     paths = {key: str(getattr(model, key, None) or "") for key in ("vae", "clip_l", "t5")}
     found = {
@@ -185,20 +214,33 @@ def of_run(settings: RunSettings) -> dict[str, Any]:
         "clip_skip": getattr(model, "clip_skip", 1),
         "run_folder": str(settings.save.output_dir or ""),
         "run_name": settings.save.output_name,
+        "columns": "strength",
+        "columns_values": STRENGTHS,
+        "lora": "",
+        "count": 1,
         "sampler": sample.sampler,
         "steps": sample.steps,
         "guidance": sample.guidance,
+        "seed": sample.seed,
         **paths,
     }
+    return found | _prompts_of(settings)
+
+
+def _prompts_of(settings: RunSettings) -> dict[str, Any]:
+    """The sample prompts, drawn as the first of them is; without any, the class prompt, or what is on the page."""
     try:
-        prompts = parse(sample.prompts)
+        prompts = parse(settings.sample.prompts)
     except UserError:
         prompts = []
-    if prompts:
-        first = prompts[0]
-        found |= {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
-        found |= {"width": first.width, "height": first.height}
-    return found
+    if not prompts:
+        words = settings.validation.class_prompt.strip()
+        return {"prompts": words} if words else {}
+    first = prompts[0]
+    own = {key: getattr(first, key) for key in ("seed", "steps", "guidance", "sampler")}
+    found: dict[str, Any] = {"prompts": "\n".join(p.text for p in prompts), "negative": first.negative}
+    found |= {"width": first.width, "height": first.height}
+    return found | {key: value for key, value in own.items() if value is not None}
 
 
 def is_busy(name: str) -> bool:

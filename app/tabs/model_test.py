@@ -80,8 +80,19 @@ def _start(ui: Ui, parts: Parts) -> None:
             parts.buttons["go"] = gr.Button(
                 t("model_test.go"), variant="primary", elem_id="mt_go", scale=0, min_width=220
             )
+            parts.buttons["proof"] = gr.Button(t("model_test.proof"), elem_id="mt_proof", scale=0, min_width=200)
             parts.buttons["cancel"] = gr.Button(
                 t("merge_tab.cancel"), elem_id="mt_cancel", scale=0, min_width=120, visible=False
+            )
+            parts.places["earlier"] = gr.Dropdown(
+                [],
+                value=None,
+                label=t("model_test.earlier"),
+                elem_id="mt_earlier",
+                elem_classes=["kb-field", "kb-choice"],
+                filterable=False,
+                scale=1,
+                min_width=220,
             )
         parts.places["progress"] = gr.HTML("", elem_id="mt_progress", elem_classes="kb-report", padding=False)
         parts.places["results"] = gr.HTML(

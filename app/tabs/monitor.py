@@ -52,7 +52,10 @@ def build(ui: Ui) -> None:
         run = gr.Dropdown(
             [(t("monitor.current"), CURRENT)], value=CURRENT, label=t("monitor.run"), elem_id="monitor_run", scale=4
         )
-    parts: dict[str, Any] = {"runs": run}
+        grid = gr.Button(
+            t("monitor.grid"), elem_id="monitor_grid", interactive=False, size="sm", scale=0, min_width=220
+        )  # app/model_test/events.py says what it does
+    parts: dict[str, Any] = {"runs": run, "grid": grid}
     parts["status"] = gr.HTML("", elem_id="monitor_status")
     with gr.Row(elem_id="monitor_buttons"):
         buttons = {
@@ -149,6 +152,7 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
     html = status_html(view, state, language)
     return {
         "runs": picker,
+        "grid": Part(bool(view.checkpoints), lambda: gr.update(interactive=bool(view.checkpoints))),
         "status": Part(html, lambda: html),
         **{button: Part(key, partial(gr.update, **key)) for button in ACTIONS if (key := button_look(button, now))},
         "notes": Part((name, state, len(view.warnings), view.ended is None), lambda: notes_html(view, state, language)),
@@ -167,7 +171,8 @@ def page(views: Views, choice: str, language: Language, root: Path | None = None
         ),
         "samples": Part((name, len(view.samples)), lambda: gallery.pictures(view, language)),
         "files": Part(
-            (name, len(view.checkpoints), len(view.files), view.ended is None), lambda: files_html(view, language)
+            (name, len(view.checkpoints), len(view.files), len(view.kept), view.ended is None),
+            lambda: files_html(view, language),
         ),
         "log": Part((name, len(log), hash(log)), lambda: "\n".join(plain_lines(log)[-LOG_LINES:]).strip("\n")),
         "error": Part((name, hash(log), view.ended is None), lambda: error_report(view, log, language)),
@@ -183,6 +188,7 @@ def empty_page(language: Language) -> dict[str, Part]:
     words = chart_words(language)
     hint = f'<div class="rs rs-idle" data-state="idle"><p>{say("monitor.none", language)}</p></div>'
     return {
+        "grid": Part(False, lambda: gr.update(interactive=False)),
         "status": Part("none", lambda: hint),
         "chart": Part("none", lambda: {"words": words}),
         "validation": Part("none", str),

@@ -134,7 +134,18 @@ def files_html(view: RunView, language: Language) -> str:
     rows = "".join(file_row(file, language) for file in list(reversed(files))[:100])
     word = escape(say("monitor.files.folder", language))
     folder = escape(str(files[0].path.parent))
-    return f'<p class="rs-folder">{word} <code>{folder}</code></p><ul class="rs-files">{rows}</ul>'
+    kept = kept_html(view, language)
+    return f'<p class="rs-folder">{word} <code>{folder}</code></p>{kept}<ul class="rs-files">{rows}</ul>'
+
+
+def kept_html(view: RunView, language: Language) -> str:
+    """Which of the files the person chose, the last choice first."""
+    lines = []
+    for kept in reversed(view.kept):
+        names = {"source": kept.source.name, "name": kept.path.name}
+        words = f"{say('monitor.files.kept', language, **names)} ({clock(kept.time)})"
+        lines.append(f"<p>★ {escape(words)}</p>")
+    return f'<div class="rs-note rs-kept">{"".join(lines)}</div>' if lines else ""
 
 
 def written_files(view: RunView, language: Language) -> list[Written]:

@@ -47,10 +47,12 @@ def draw(
     *,
     on_step: OnStep | None = None,
     encode: Encode | None = None,
+    on_latents: Callable[[Tensor], object] | None = None,
 ) -> Picture:
     """The picture of a prompt; the same on every device for the same seed, as far as its arithmetic is.
 
-    ``encode`` reads the prompts instead of the text encoders, which are then not needed. Touches no global random
+    ``encode`` reads the prompts instead of the text encoders, which are then not needed. ``on_latents`` gets the
+    finished latents (1, C, H, W), float32, before they are decoded. Touches no global random
     numbers and leaves the model in the mode it was in. Raises Stopped when ``on_step`` does.
     """
     facts = family.drawing(components)
@@ -63,6 +65,8 @@ def draw(
         process = family.noise_process(components)
         scheduler = make_scheduler(request.sampler, process, noise[0, 0].numel() // 4)
         latents = sample(predict, scheduler, noise, request.steps, generator, on_step)
+        if on_latents:
+            on_latents(latents)
         image = to_image(family.decode(components, latents)[0])
     details = _details(request, components, model, sampler_title(request.sampler, process))
     if facts.distilled:

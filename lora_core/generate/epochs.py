@@ -40,6 +40,17 @@ def _place(path: Path) -> tuple[bool, int]:
     return found["step"] is not None, int(found["step"] or found["epoch"])
 
 
+def run_of(path: Path) -> str:
+    """The output name of the run that saved a LoRA; the name of a file that was not saved along the way."""
+    found = SAVED.fullmatch(path.stem)
+    return found["run"] if found else path.stem
+
+
+def is_numbered(stem: str) -> bool:
+    """Whether a run gives such names to what it saves along the way."""
+    return SAVED.fullmatch(stem) is not None
+
+
 def labels(paths: list[Path]) -> list[str]:
     """Short names of LoRA files: "epoch 2" while they are all of one run, else the names of the files."""
     found = [SAVED.fullmatch(path.stem) for path in paths]

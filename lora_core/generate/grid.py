@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -57,12 +58,19 @@ def _drawn(wanted: list[Page], model: AnyModel, cells: Cells) -> Iterator[EventB
             if not kept:
                 assert studio
                 cells.keep(shot, studio.draw(shot))
-            facts = {"page": number, "row": row, "column": column, "kept": kept, "seed": shot.seed}
+            facts: dict[str, Any] = {"page": number, "row": row, "column": column, "kept": kept, "seed": shot.seed}
+            facts |= {"lora": str(lora)} if (lora := lora_of(wanted[number], row, column)) else {}
             yield FileSaved(path=cells.path(shot), kind="picture", facts=facts | {"prompt": shot.prompt, "index": done})
         yield StageChanged(stage="drawing", done=len(places), total=len(places))
     finally:
         if studio is not None:
             studio.swap.take_off()
+
+
+def lora_of(page: Page, row: int, column: int) -> Path | None:
+    """The file that a cell shows, where rows or columns are files."""
+    sides = ((page.rows, row), (page.columns, column))
+    return next((side.values[place] for side, place in sides if side.kind == "lora"), None)
 
 
 def _written(page: Page, number: int, settings: GridSettings, cells: Cells, folder: Path) -> FileSaved:

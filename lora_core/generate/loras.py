@@ -45,6 +45,8 @@ class LoraSwap:
     def __init__(self, family: ModelFamily, components: Components):
         self.family, self.components = family, components
         self.now: tuple[Worn, ...] = ()
+        self.left_out: frozenset[str] = frozenset()
+        """Layers that stay the base model's, whatever a file has for them."""
         self._layers: Mapping[str, nn.Module] = {}
         self._before: list[tuple[nn.Parameter, Tensor]] = []
         self._files: dict[Path, _Read] = {}
@@ -78,7 +80,7 @@ class LoraSwap:
         for lora in loras:
             read = self._read(lora.path)
             weights = parse(lora.layers, read.file.family)
-            for layer in read.file.layers:
+            for layer in (layer for layer in read.file.layers if layer not in self.left_out):
                 strength = lora.text_strength if layer.startswith("lora_te") else lora.strength
                 if weight := strength * weights.of(layer):
                     parts.setdefault(layer, []).append(_Part(read, weight))

@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from torch import Tensor
 
 from lora_core.families import FAMILIES
 from lora_core.generate.draw import draw
@@ -40,7 +41,9 @@ class Studio:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.swap.take_off()
 
-    def draw(self, shot: Shot, on_step: OnStep | None = None) -> Picture:
+    def draw(
+        self, shot: Shot, on_step: OnStep | None = None, on_latents: Callable[[Tensor], object] | None = None
+    ) -> Picture:
         """A picture with its LoRAs; what it says of itself has the tags and the hashes. Raises UserError."""
         self.swap.wear(shot.loras)
         request = SamplePrompt(
@@ -53,7 +56,15 @@ class Studio:
             steps=shot.steps,
             sampler=shot.sampler,
         )
-        picture = draw(self.family, self.components, request, SampleSettings(), self.model, on_step=on_step)
+        picture = draw(
+            self.family,
+            self.components,
+            request,
+            SampleSettings(),
+            self.model,
+            on_step=on_step,
+            on_latents=on_latents,
+        )
         return dataclasses.replace(picture, prompt=shot.prompt, details=picture.details | lora_hashes(shot.loras))
 
 

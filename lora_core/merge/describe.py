@@ -13,7 +13,7 @@ from lora_core.merge.blocks import parse
 from lora_core.merge.methods import METHODS
 from lora_core.merge.outputs import check_output
 from lora_core.rate_range import check_range
-from lora_core.settings.generate import GenerateSettings, GridSettings, PictureSettings
+from lora_core.settings.generate import GenerateSettings, GridSettings, PictureSettings, ProofSettings
 from lora_core.settings.tools import (
     ApplySettings,
     CleanSettings,
@@ -268,6 +268,16 @@ def _rate_range(settings: RateRangeSettings, facts: dict[str, Any]) -> list[Said
     return [Said("describe.rate_range", values | {"name": name, "optimizer": optimizer})]
 
 
+def _proof(settings: ProofSettings, facts: dict[str, Any]) -> list[Said]:
+    from lora_core.generate.request import model_of, require_lora
+
+    if settings.lora is None:
+        raise UserError("merge.no_lora")
+    require_lora(settings.lora, model_of(settings))
+    count = max(1, sum(bool(prompt.strip()) for prompt in settings.prompts)) * settings.count
+    return [Said("describe.proof", {"name": settings.lora.name, "base": base_name(settings), "count": count})]
+
+
 def base_name(settings: PictureSettings) -> str:
     return Path(settings.base).name
 
@@ -289,4 +299,5 @@ _STEPS: Mapping[type, tuple[Step, ...]] = {
     GenerateSettings: (_generated,),
     GridSettings: (_grid,),
     RateRangeSettings: (_rate_range,),
+    ProofSettings: (_proof,),
 }

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from lora_core.settings.base import Settings, SourceModel, UserPath
+from lora_core.settings.validation import UNRELATED
 
 SamplerName = Literal["euler_a", "euler", "ddim", "dpmpp_2m_karras", "unipc"]
 AxisKind = Literal["lora", "strength", "layers", "replace", "guidance", "sampler", "seed", "steps"]
@@ -95,3 +96,23 @@ class GridSettings(PictureSettings):
     columns: Axis = Field(default_factory=lambda: Axis(kind="strength", values=["0", "0.5", "0.75", "1"]))
     cache: UserPath = None
     """Where single pictures are kept, so that none is drawn twice. Empty: the folder "cells" beside the grids."""
+
+
+class ProofSettings(PictureSettings):
+    """A LoRA -> whether it does anything: pictures with it and without it, and numbers."""
+
+    job: Literal["proof"] = "proof"
+    lora: UserPath = None
+    """The LoRA file."""
+
+    strength: float = 1.0
+    """As in <lora:name:0.8>."""
+
+    class_prompt: str = ""
+    """The word for all of the kind, such as "bear" or "1girl". Empty: no prompt at all."""
+
+    unrelated_prompts: str = UNRELATED
+    """One per line: what the LoRA is not about."""
+
+    timesteps: int = Field(8, ge=1, le=64)
+    """Noise levels at which the predictions are compared."""

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from lora_core.settings.base import Settings, UserPath
 from lora_core.settings.dataset import DatasetSettings
-from lora_core.settings.generate import GenerateSettings, GridSettings
+from lora_core.settings.generate import GenerateSettings, GridSettings, ProofSettings
 from lora_core.settings.model import AnyModel, Sd1Model
 from lora_core.settings.problems import SettingsError, problems_from
 from lora_core.settings.run import RunSettings
@@ -252,7 +252,8 @@ ToolSettings = Annotated[
     | RegularisationSettings
     | GenerateSettings
     | GridSettings
-    | RateRangeSettings,
+    | RateRangeSettings
+    | ProofSettings,
     Field(discriminator="job"),
 ]
 TOOL_SETTINGS: TypeAdapter[ToolSettings] = TypeAdapter(ToolSettings)
@@ -268,8 +269,9 @@ JOBS: Mapping[str, type[Settings]] = {
     "generate": GenerateSettings,
     "grid": GridSettings,
     "lr_range": RateRangeSettings,
+    "proof": ProofSettings,
 }
-DRAWN = (PreviewSettings, GenerateSettings, GridSettings)
+DRAWN = (PreviewSettings, GenerateSettings, GridSettings, ProofSettings)
 """Jobs whose results are pictures, which lie in the job's own folder unless another is named."""
 IN_OWN_FOLDER = (*DRAWN, RateRangeSettings)
 """Jobs that are told the folder they run in, because they may write into it."""

@@ -83,7 +83,8 @@ class States:
     noisy_NCHW: Tensor
     target_NCHW: Tensor
     timesteps_N: Tensor
-    frames_N6: Tensor
+    frames_N6: Tensor | None
+    """None: whole pictures."""
     masks_N1HW: Tensor | None
 
 
@@ -331,15 +332,19 @@ def losses_N(session: "Session", question: Question, states: States) -> Tensor:
 
 def predictions(session: "Session", states: States, prompt: str) -> Tensor:
     """(N, C, H, W) float32: what the model says with a prompt, a few rows at a time."""
-    told = conditioning(session, prompt)
     rows = 2 * session.settings.train.train_batch_size  # without gradients that fits where a step did
+    return answers(session.family, session.components, states, conditioning(session, prompt), rows)
+
+
+def answers(family: ModelFamily, components: Components, states: States, told: Conditioning, rows: int = 1) -> Tensor:
+    """(N, C, H, W) float32: what the denoiser says about all states when told one thing, ``rows`` at a time."""
     parts = []
     for first in range(0, len(states.timesteps_N), rows):
         part = slice(first, first + rows)
-        noisy = states.noisy_NCHW[part].to(session.components.dtype)
+        noisy = states.noisy_NCHW[part].to(components.dtype)
         several = Conditioning.cat([told] * len(noisy))
-        t, frames = states.timesteps_N[part], states.frames_N6[part]
-        parts.append(session.family.predict(session.components, noisy, t, several, frames).float())
+        frames = None if states.frames_N6 is None else states.frames_N6[part]
+        parts.append(family.predict(components, noisy, states.timesteps_N[part], several, frames).float())
     return torch.cat(parts)
 
 

@@ -1,14 +1,67 @@
 """The Model test tab as values: the job it describes, what it keeps, and the grid of a training."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from app import toast
+from app.merge import run as job
 from app.merge.values import FormError
-from app.model_test.form import DEFAULTS, checked, load_draft, of_latest_run, of_run, settings_of, visible
-from lora_core.runs import create_run
+from app.model_test.events import Events
+from app.model_test.form import (
+    DEFAULTS,
+    checked,
+    load_draft,
+    of_latest_run,
+    of_run,
+    of_run_folder,
+    settings_of,
+    visible,
+)
+from app.model_test.history import earlier
+from app.model_test.view import gallery, results_html
+from app.page import Context
+from app.ui import build
+from app.widgets.run_status import files_html
+from lora_core.errors import UserError
+from lora_core.events import CheckpointSaved, FileSaved, ProofDone, RunFinished, append
+from lora_core.generate.axes import pages
+from lora_core.generate.keep import training_of
+from lora_core.i18n import LANGUAGES
+from lora_core.runs import RunFolder, create_run
 from lora_core.settings import RunSettings
-from lora_core.settings.generate import GenerateSettings, GridSettings
+from lora_core.settings.generate import GenerateSettings, GridSettings, ProofSettings
+from tests.merge.makers import write_lora
+
+REQUEST = SimpleNamespace(cookies={}, headers={})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Events:
+    """The tab's events on a whole page."""
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("built")))
+        connect = Events.connect
+        patch.setattr(Events, "connect", lambda self: (made.append(self), connect(self)))
+        build(Context())
+    return made[0]
+
+
+@pytest.fixture
+def tab(built, monkeypatch):
+    """The events, with the words that popped up in ``tab.said``."""
+    built.said = []
+    for name in ("warn", "info"):
+        monkeypatch.setattr(toast, name, built.said.append)
+    return built
+
+
+def by_key(tab: Events, answer: dict) -> dict:
+    """A handler's answer by the keys of the fields."""
+    return {key: answer[field] for key, field in tab.parts.fields.items() if field in answer}
 
 
 def values(**changes):
@@ -96,3 +149,172 @@ def test_the_latest_training_with_files_fills_a_grid_in(tmp_path, monkeypatch):
     made = settings_of({**DEFAULTS, **found})
     assert (made.base, made.run, made.run_name) == ("built-in", tmp_path / "out", "usu")
     assert (made.prompts, made.negative, made.width, made.steps) == (["usu bear", "usu cat"], "blur", 64, 9)
+
+
+def saved(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / f"{name}.safetensors").touch()
+    return folder
+
+
+def test_a_click_on_the_monitor_leads_to_a_grid_ready_to_draw(tab, tmp_path):
+    folder = saved(tmp_path / "out", "usu-000001", "usu-000002", "usu", "other-000001")
+    sample = {"prompts": "usu bear --n blur --d 7 --s 5 --l 3\nusu cat", "steps": 9, "seed": 4}
+    run = create_run(training(folder, **sample))
+    answer = tab.of_shown_run(run.path.name, REQUEST)
+    assert answer[tab.ui.tabs].selected == "model_test"
+    grid = settings_of({**DEFAULTS, "lora": "left over", "count": 3, **by_key(tab, answer)})
+    assert isinstance(grid, GridSettings)
+    assert (grid.steps, grid.guidance, grid.negative) == (5, 3, "blur")
+    first, second = pages(grid)
+    assert (first.rows.labels, first.columns.values) == (("epoch 1", "epoch 2", "final"), (0, 0.4, 0.6, 0.8, 1))
+    assert [(page.prompt, page.seed) for page in (first, second)] == [("usu bear", 7), ("usu cat", 7)]
+    assert tab.said == []
+
+
+def test_a_run_without_saved_epochs_is_told_where_the_click_was(tab, tmp_path):
+    run = create_run(training(saved(tmp_path / "out", "usu")))
+    assert tab.ui.tabs not in tab.of_shown_run(run.path.name, REQUEST)
+    assert "saved along the way" in tab.said[0]
+
+
+@pytest.mark.parametrize("settings", [None, GenerateSettings()])
+def test_only_a_training_has_epochs(settings):
+    with pytest.raises(FormError):
+        of_run_folder(settings and create_run(settings))
+
+
+def test_a_run_whose_folder_is_gone_is_told(tmp_path):
+    with pytest.raises(UserError) as caught:
+        of_run_folder(create_run(training(tmp_path / "gone")))
+    assert caught.value.key == "grid.no_folder"
+
+
+@pytest.fixture
+def drawn(tmp_path) -> RunFolder:
+    """A finished grid of two epochs by two strengths, of a training that is known."""
+    folder = saved(tmp_path / "out", "usu-000001", "usu-000002")
+    create_run(training(folder))
+    run = create_run(GridSettings(run=folder))
+    for index in range(4):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (8, 8)).save(path)
+        lora = folder / f"usu-00000{1 + index // 2}.safetensors"
+        append(run.events, FileSaved(path=path, kind="picture", facts={"index": index, "lora": str(lora)}))
+    facts = {"grid": True, "prompt": "a bear", "seed": 1}
+    append(run.events, FileSaved(path=path, kind="picture", facts=facts))
+    append(run.events, RunFinished(reason="completed", step=0))
+    return run
+
+
+def click(**data):
+    return SimpleNamespace(_data={"action": "keep", **data})
+
+
+def test_an_epoch_of_the_grid_is_kept_and_shown_here_and_on_the_monitor(tab, drawn, tmp_path):
+    tab.keep_epoch(drawn.path.name, REQUEST, click(index=2, name="usu-best"))
+    assert (tmp_path / "out" / "usu-best.safetensors").is_file()
+    assert "usu-000002.safetensors" in tab.said[0]
+    found = job.progress(tab.ui.views, drawn.path.name)
+    assert "You kept usu-000002.safetensors as usu-best.safetensors" in results_html(found, "en")
+    names = [item["keep"]["name"] for item in gallery(found, "en")["groups"][1]["items"]]
+    assert names == ["usu-best-2"] * 4, "the name that is proposed is free"
+    assert "keep" not in gallery(found, "en")["groups"][0]["items"][0], "a whole grid is no epoch"
+    run, _ = training_of(tmp_path / "out" / "usu-000002.safetensors")
+    append(run.events, CheckpointSaved(path=tmp_path / "out" / "usu-000001.safetensors", step=1, epoch=1))
+    assert "usu-best.safetensors" in files_html(tab.ui.views.view(run), "ja")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"index": 2, "name": "usu"}, "the training writes itself"),
+        ({"index": 99, "name": "mine"}, "belongs to no LoRA file"),
+        ({"name": "mine"}, "belongs to no LoRA file"),
+        ({"index": 2}, "Give a name"),
+        ({"index": 2, "name": "a/b"}, "plain file name"),
+    ],
+)
+def test_what_cannot_be_kept_is_told(tab, drawn, tmp_path, data, words):
+    before = sorted(tmp_path.rglob("*.safetensors"))
+    tab.keep_epoch(drawn.path.name, REQUEST, click(**data))
+    assert words in tab.said[0]
+    assert sorted(tmp_path.rglob("*.safetensors")) == before
+
+
+def test_nothing_is_copied_outside_the_folders_of_the_page(tab, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(tab, "roots", (tmp_path / "elsewhere",))
+    tab.keep_epoch(drawn.path.name, REQUEST, click(index=2, name="mine"))
+    assert not (tmp_path / "out" / "mine.safetensors").exists()
+
+
+def shown(tab: Events, **changes) -> dict:
+    """What a handler gets: the tab filled in."""
+    return {field: values(**changes)[key] for key, field in tab.parts.fields.items()}
+
+
+@pytest.fixture
+def started(monkeypatch) -> list:
+    jobs = []
+    monkeypatch.setattr(job, "start", lambda settings: jobs.append(settings) or "a run")
+    return jobs
+
+
+def test_the_proof_is_of_the_file_with_everything_else_on_the_tab(tab, started, tmp_path):
+    file = tmp_path / "usu.safetensors"
+    write_lora(file, "sd1")
+    answer = tab.prove(shown(tab, mode="grid", lora=str(file), strength=0.5, steps=3, prompts=""), REQUEST)
+    assert answer[tab.parts.fields["run"]] == "a run"
+    (settings,) = started
+    assert isinstance(settings, ProofSettings)
+    assert (settings.lora, settings.strength, settings.steps, settings.prompts) == (file, 0.5, 3, [])
+
+
+@pytest.mark.parametrize(("lora", "words"), [("", "Choose the LoRA file"), ("gone.safetensors", "gone.safetensors")])
+def test_a_proof_of_nothing_is_refused_in_words(tab, started, tmp_path, lora, words):
+    answer = tab.prove(shown(tab, lora=str(tmp_path / lora) if lora else ""), REQUEST)
+    assert words in answer[tab.parts.places["problems"]]
+    assert started == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_proof_is_shown_with_or_without_pictures(tab, tmp_path, language):
+    run = create_run(ProofSettings())
+    append(run.events, ProofDone(name="<usu>.safetensors", modules=9, zero=9))
+    append(run.events, RunFinished(reason="completed", step=0))
+    html = results_html(job.progress(tab.ui.views, run.path.name), language)
+    assert 'data-severity="bad"' in html
+    assert "&lt;usu&gt;" in html
+    assert "9 / 9" in html
+
+
+def test_pictures_with_the_lora_stand_beside_those_without(tab, tmp_path):
+    run = create_run(ProofSettings())
+    for index in (0, 2, 1, 3):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (8, 8)).save(path)
+        append(run.events, FileSaved(path=path, kind="picture", facts={"index": index, "with_lora": index % 2 == 1}))
+    (group,) = gallery(job.progress(tab.ui.views, run.path.name), "en")["groups"]
+    assert [item["index"] for item in group["items"]] == [0, 1, 2, 3]
+    assert [item["pair"] for item in group["items"]] == [1, 0, 3, 2]
+
+
+def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_path):
+    settings = training(tmp_path)
+    assert "prompts" not in of_run(settings)
+    settings.validation.class_prompt = " bear "
+    assert of_run(settings)["prompts"] == "bear"
+
+
+def test_earlier_jobs_of_the_tab_are_listed_newest_first(tmp_path):
+    first = create_run(GenerateSettings(prompts=["a bear in the snow"]))
+    create_run(training(tmp_path / "out", prompts="no job of the tab"))
+    create_run(RunSettings.model_validate({"save": {"output_name": "grid"}}))
+    proof = create_run(ProofSettings(lora=tmp_path / "usu.safetensors", prompts=["a bear"]))
+    proof = proof.path.rename(proof.path.with_name("20991231-235959-proof"))
+    found = earlier("en")
+    assert [run for _, run in found] == [proof.name, first.path.name]
+    assert found[0][0] == "2099-12-31 23:59 · Does it do anything? · usu.safetensors"
+    assert found[1][0].endswith("Pictures · a bear in the snow")
+    assert [words for words, _ in earlier("ja")] != [words for words, _ in found]

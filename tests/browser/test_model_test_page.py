@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from lora_core.demo import MINI_MODEL
+from lora_core.events import CheckpointSaved, RunFinished, append
 from lora_core.runs import create_run, list_runs
 from lora_core.settings import RunSettings
 from tests.browser.test_merge_page import mini_lora
+from tests.browser.test_monitor_page import choose_run
 from tests.browser.waiting import until
 from tests.merge.makers import write_lora
 
@@ -129,3 +131,54 @@ def test_a_phone_needs_no_sideways_scrolling(tab, locale):
     page.locator("#f-mt-mode label").nth(1).click()
     page.wait_for_selector("#f-mt-run_folder", state="visible")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_from_the_monitor_to_the_kept_epoch_and_its_proof(tab, app, files, tmp_path, visit):
+    folder = tmp_path / "出力 out"
+    shutil.copytree(files, folder, ignore=shutil.ignore_patterns("grid"))
+    save = {"output_name": "usu", "output_dir": str(folder)}
+    sample = {"prompts": "usu bear --w 64 --h 64", "steps": 1, "seed": 5}
+    run = create_run(
+        RunSettings.model_validate({"model": {"base": "built-in"}, "save": save, "sample": sample}), app.root
+    )
+    append(run.events, CheckpointSaved(path=folder / "usu-000001.safetensors", step=1, epoch=1))
+    append(run.events, RunFinished(reason="completed", step=1))
+    page = tab()
+    page.click("#tab_monitor-button")
+    page.click("#monitor_grid:not([disabled])")
+    until(page, lambda: box(page, "run_folder").input_value() == str(folder))
+    assert box(page, "columns_values").input_value() == "0, 0.4, 0.6, 0.8, 1"
+    assert box(page, "seed").input_value() == "5"
+    box(page, "columns_values").fill("0, 1")
+    page.wait_for_timeout(500)
+    page.click("#mt_go")
+    page.set_default_timeout(180_000)
+    page.wait_for_selector("#mt_results .rs-fetch")
+    until(page, lambda: pictures(page) == 5)
+
+    shown = page.locator("#mt_pictures .sg-item button")
+    shown.nth(2).click()
+    page.click("#mt_pictures .sg-compare")
+    shown.nth(1).click()
+    page.wait_for_selector("#mt_pictures .sg-other", state="visible")
+    page.click("#mt_pictures .sg-close")
+
+    shown.nth(2).click()
+    page.click("#mt_pictures .sg-ask")
+    assert page.input_value("#mt_pictures .sg-keep input") == "usu-best"
+    page.click("#mt_pictures .sg-keep button")
+    page.wait_for_selector("#mt_results .rs-kept:has-text('usu-000001.safetensors')")
+    kept = folder / "usu-best.safetensors"
+    assert kept.read_bytes() == (folder / "usu-000001.safetensors").read_bytes()
+
+    box(page, "lora").fill(str(kept))
+    page.wait_for_timeout(500)
+    page.click("#mt_proof")
+    page.wait_for_selector("#mt_results .mt-proof li")
+    until(page, lambda: pictures(page) == 2)
+    assert page.get_attribute("#mt_results .mt-proof", "data-severity") in ("good", "caution")
+    page.click("#tab_monitor-button")
+    choose_run(page, "usu ·")
+    page.wait_for_selector("#monitor_files .rs-kept:has-text('usu-best.safetensors')")
+    assert visit.errors == []
+    assert visit.foreign == []
