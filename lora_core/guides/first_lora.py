@@ -133,6 +133,7 @@ def propose(wish: Wish, settings: RunSettings, gigabytes: float | None) -> Propo
         named,
         {
             **_only_folder(pictures),
+            "dataset.reg_dir": _reg_dir(settings),
             **({"dataset.caption_prefix": prefix} if prefix else {}),
             **({"dataset.trigger_words": ""} if repeats is None and pictures.named else {}),
             **_cadence(named, epochs),
@@ -300,6 +301,18 @@ def _only_folder(pictures: Pictures) -> dict[str, Any]:
     values: dict[str, Any] = {f"dataset.{name}": value for name, value in none.items()}
     values["dataset.caption_extension"] = pictures.caption_extension
     return values | {"dataset.train_dir": pictures.folder}
+
+
+def _reg_dir(settings: RunSettings) -> Path | None:
+    """The regularisation folder of the page; after a guide filled it in, that in the guide's own dataset file."""
+    config = settings.dataset.config
+    if config is None or not config.is_relative_to(home() / "guides"):
+        return settings.dataset.reg_dir
+    listed = scan(DatasetSettings(config=config)).reg
+    if settings.dataset.reg_dir is not None or not listed:
+        return settings.dataset.reg_dir
+    folder = listed[0].folder
+    return folder.parent if numbered(folder.name) else folder
 
 
 def _cadence(settings: RunSettings, epochs: int) -> dict[str, Any]:
