@@ -48,12 +48,12 @@ def wish_of(typed: str, data: Mapping[str, Any], roots: Sequence[Path]) -> Wish:
     folder = Path(cleaned).absolute() if cleaned else None
     if folder is not None and not is_allowed(folder, roots):
         raise UserError("settings.table_not_allowed", path=folder)
-    kind = data.get("kind")
+    kind = _text(data, "kind")
     return Wish(
         folder,
         _text(data, "trigger"),
         _text(data, "class"),
-        kind if kind in KINDS else "character",
+        next((known for known in KINDS if known == kind), "character"),
         _text(data, "preset"),
         _number(_text(data, "repeats")),
         _number(_text(data, "epochs")),

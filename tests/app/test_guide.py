@@ -1,0 +1,135 @@
+"""The Guide tab: what First LoRA says at each change, and what it puts into the form."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from app import toast
+from app.form import read
+from app.guide import first_lora
+from app.i18n import COOKIE
+from app.machine import Card
+from app.page import Context
+from app.tabs import guide
+from app.ui import build
+from lora_core.data.folders import scan
+from lora_core.settings import RunSettings
+from lora_core.settings.overlay import with_values
+
+WITH_MODEL = with_values(RunSettings(), {"model.base": "built-in"})
+WORDS = {"trigger": "usu", "class": "bear"}
+
+
+def request(language="en"):
+    return SimpleNamespace(cookies={COOKIE: language}, headers={})
+
+
+@pytest.fixture(autouse=True)
+def no_card(monkeypatch):
+    monkeypatch.setattr(first_lora, "first_card", lambda: None)
+
+
+@pytest.fixture
+def flow(tmp_path, monkeypatch):
+    made = []
+    original = guide.FirstLora.__init__
+
+    def keep(self, *arguments):
+        original(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(guide.FirstLora, "__init__", keep)
+    build(Context(roots=(tmp_path,)))
+    return made[0]
+
+
+@pytest.fixture
+def said(monkeypatch):
+    words = []
+    monkeypatch.setattr(toast, "warn", words.append)
+    monkeypatch.setattr(toast, "info", words.append)
+    return words
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "絵"
+    made.mkdir()
+    for number in range(12):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(made / f"{number}.png")
+    return made
+
+
+def inputs(flow, folder, settings=WITH_MODEL):
+    return {c: u["value"] for c, u in flow.ui.form.write(settings, {}).items()} | {flow.folder: str(folder)}
+
+
+def looked(flow, folder, data, language="en", settings=WITH_MODEL):
+    answer = flow.look(inputs(flow, folder, settings), SimpleNamespace(_data=data), request(language))
+    return answer[flow.panel]
+
+
+def test_a_look_says_the_rule_with_its_numbers_and_changes_nothing(flow, folder, home_folder):
+    view = looked(flow, folder, WORDS)
+    assert view["rule"] == "12 pictures × 30 repeats × 4 epochs / 4 at a time = 360 steps"
+    assert view["plan"][-1].endswith("360 steps")
+    assert (view["problems"], view["ready"]) == ([], True)
+    assert not (home_folder / "guides").exists()
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize(
+    ("typed", "data", "step", "kind"),
+    [
+        ("", WORDS, 0, "missing"),
+        ("gone", WORDS, 0, "error"),
+        ("", {}, 0, "missing"),
+        ("絵", {"class": "bear"}, 1, "missing"),
+        ("絵", WORDS | {"repeats": "many"}, 3, "error"),
+        ("絵", WORDS | {"epochs": "0"}, 3, "error"),
+        ("絵", WORDS | {"preset": "sdxl_8gb"}, 2, "error"),
+        ("/elsewhere", WORDS, 0, "error"),
+    ],
+)
+def test_what_is_missing_is_said_in_its_step(flow, folder, tmp_path, said, language, typed, data, step, kind):
+    place = "" if not typed else tmp_path / typed
+    view = looked(flow, place, data, language)
+    assert view[kind]
+    assert view["at"] == step
+    assert "ready" not in view
+    assert view[kind] != looked(flow, place, data, "ja" if language == "en" else "en")[kind]
+    answer = flow.fill(inputs(flow, place), SimpleNamespace(_data=data), request(language))
+    assert set(answer) == {flow.panel}
+    assert len(said) == 1
+
+
+def test_filling_in_gives_settings_that_train_these_pictures(flow, folder, said):
+    before = inputs(flow, folder)
+    answer = flow.fill(before, SimpleNamespace(_data=WORDS), request())
+    assert answer[flow.panel]["filled"] in said
+    shown = before | {c: u["value"] for c, u in answer.items() if c in flow.ui.form.inputs}
+    settings = read(flow.ui.form.values(shown))
+    (subset,) = scan(settings.dataset).subsets
+    assert (subset.folder, subset.repeats, subset.class_tokens) == (folder, 30, "usu bear")
+    assert (settings.model.base, settings.save.output_name) == ("built-in", "usu_bear")
+
+
+def test_without_a_model_the_way_to_it_is_shown(flow, folder):
+    view = looked(flow, folder, WORDS, settings=RunSettings())
+    places = [problem["place"] for problem in view["problems"] if problem["place"]]
+    assert places == [{"tab": "source_model", "field": "f-model-base"}]
+    assert not view["ready"]
+
+
+def test_the_card_decides_on_the_preset(flow, folder, monkeypatch):
+    sdxl = with_values(RunSettings(), {"model.family": "sdxl"})
+    assert "12 GB" in looked(flow, folder, WORDS, settings=sdxl)["card"]
+    monkeypatch.setattr(first_lora, "first_card", lambda: Card("RTX", 0, 8))
+    view = looked(flow, folder, WORDS, settings=sdxl)
+    assert (view["chosen"], view["presets"][0][0]) == ("SDXL on 8 GB", "sdxl_16gb")
+    assert "RTX" in view["card"]
+
+
+def test_nonsense_from_a_page_is_taken_for_nothing(flow, folder):
+    assert looked(flow, folder, {"kind": ["x"], "trigger": None, "repeats": {"a": 1}})["missing"]
