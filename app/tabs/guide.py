@@ -1,5 +1,6 @@
 """Guide: flows that ask in a few words, fill in the ordinary form and start ordinary jobs."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,13 +10,18 @@ from app.folder_view import Wanted
 from app.form import read_legal
 from app.guide.first_lora import blank, missing, view_of, wish_of
 from app.guide.first_lora import gigabytes as card_memory
+from app.guide.four_step import typed_epoch
+from app.guide.four_step import view_of as project_of
 from app.i18n import language_of, say, t
+from app.merge.jobs import INSPECT_BOX
 from app.page import Ui, quiet
-from app.widgets import guide_first
+from app.widgets import guide_panel
 from lora_core.errors import UserError
+from lora_core.guides import four_step
 from lora_core.guides.first_lora import lay_out, propose
 
-LOOK = "() => window.kumakobo.guideFirst?.()"
+LOOK = "() => { window.kumakobo.guideFirst?.(); }"
+LOOK_AT_ALL = "() => { window.kumakobo.guideFirst?.(); window.kumakobo.guideFour?.(); }"
 Inputs = dict[Any, Any]
 
 
@@ -30,19 +36,23 @@ def build(ui: Ui) -> None:
             info=t("guide.first.folder_help"),
             elem_classes=["kb-field"],
         )
-        panel = guide_first.build()
-    ui.later.append(FirstLora(ui, folder, panel).connect)
+        panel = guide_panel.build("guide_first")
+    with ui.advanced("guide.four.title"):
+        gr.Markdown(t("guide.four.intro"), elem_classes="kb-hint")
+        project = guide_panel.build("guide_four")
+    ui.later += [FirstLora(ui, folder, panel).connect, FourStep(ui, project).connect]
 
 
 class FirstLora:
     """The events of First LoRA. The panel asks at every change; the form changes only when somebody says so."""
 
-    def __init__(self, ui: Ui, folder: Any, panel: gr.HTML):
+    def __init__(self, ui: Ui, folder: Any, panel: Any):
         self.ui, self.folder, self.panel = ui, folder, panel
 
     def connect(self) -> None:
         everything = {self.folder, *self.ui.form.inputs}
-        gr.on([self.folder.change, self.ui.tabs.select], None, js=LOOK, **quiet())
+        self.folder.change(None, js=LOOK, **quiet())
+        self.ui.tabs.select(None, js=LOOK_AT_ALL, **quiet())
         self.panel.select(self.look, everything, {self.panel}, **quiet(trigger_mode="always_last"))
         filled = self.panel.submit(self.fill, everything, {self.panel, *self.ui.form.inputs}, **quiet(queue=True))
         self.ui.written.append(filled)
@@ -73,3 +83,55 @@ class FirstLora:
         settings = read_legal(self.ui.form.values(by_component))
         typed, roots = by_component[self.folder], self.ui.context.roots
         return view_of(typed, event._data or {}, settings, roots, language_of(request))
+
+
+class FourStep:
+    """The events of four-step tuning. All it knows is in the project's file and the run folders."""
+
+    def __init__(self, ui: Ui, panel: Any):
+        self.ui, self.panel = ui, panel
+
+    def connect(self) -> None:
+        form = self.ui.form.inputs
+        box = self.ui.picker.targets[INSPECT_BOX].box
+        self.panel.select(self.look, None, self.panel, **quiet())
+        done = self.panel.submit(self.do, form, {self.panel, self.ui.tabs, box, *form}, **quiet(queue=True))
+        self.ui.written.append(done)
+
+    def look(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """Show a project, begin one, or take an epoch."""
+        data, language = event._data or {}, language_of(request)
+        name, action = str(data.get("project") or ""), data.get("action")
+        try:
+            if action == "new":
+                name = four_step.new_project(str(data.get("name") or "")).name
+            elif action == "epoch" and name:
+                four_step.choose_epoch(four_step.load(name), typed_epoch(data))
+        except UserError as error:
+            return project_of(name, language) | {"said": error.message(language)}
+        return project_of(name, language)
+
+    def do(self, by_component: Inputs, event: gr.EventData, request: gr.Request) -> Inputs:
+        """Fill in the form for a step, or open the final file on Inspect; or say why not."""
+        data, language = event._data or {}, language_of(request)
+        name, wanted = str(data.get("project") or ""), str(data.get("step") or "")
+        values = self.ui.form.values(by_component)
+        try:
+            project = four_step.load(name)
+            step = next((step for step in four_step.STEPS if step == wanted), "handover")
+            found = four_step.results(project)
+            if step == "handover":
+                return self.inspect(four_step.final_file(found))
+            epoch = four_step.found_epoch(project, found)
+            settings = four_step.settings_for(project, step, read_legal(values), epoch)
+            four_step.remember(project, step, settings.save.output_name)
+        except UserError as error:
+            toast.warn(error.message(language))
+            return {self.panel: project_of(name, language) | {"said": error.message(language)}}
+        toast.info(say("guide.four.filled", language, number=four_step.STEPS.index(step) + 1, name=name))
+        return {self.panel: project_of(name, language)} | self.ui.form.write(settings, values)
+
+    def inspect(self, path: Path | None) -> Inputs:
+        if path is None:
+            return {self.panel: gr.skip()}
+        return {self.ui.picker.targets[INSPECT_BOX].box: str(path)} | self.ui.go_to("inspect")

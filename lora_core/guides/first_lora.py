@@ -235,7 +235,6 @@ def _kept_or_new(folder: Path, tree: dict[str, Any]) -> Path:
             pass  # somebody's, and broken: not ours to write over either
         number += 1
         path = folder / f"dataset-{number}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text_of(tree, path))
     return path
 

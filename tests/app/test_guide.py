@@ -14,6 +14,7 @@ from app.page import Context
 from app.tabs import guide
 from app.ui import build
 from lora_core.data.folders import scan
+from lora_core.runs import create_run
 from lora_core.settings import RunSettings
 from lora_core.settings.overlay import with_values
 
@@ -133,3 +134,74 @@ def test_the_card_decides_on_the_preset(flow, folder, monkeypatch):
 
 def test_nonsense_from_a_page_is_taken_for_nothing(flow, folder):
     assert looked(flow, folder, {"kind": ["x"], "trigger": None, "repeats": {"a": 1}})["missing"]
+
+
+# ---- four-step tuning ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four(monkeypatch):
+    made = []
+    original = guide.FourStep.__init__
+
+    def keep(self, *arguments):
+        original(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(guide.FourStep, "__init__", keep)
+    build(Context())
+    return made[0]
+
+
+def form_inputs(flow, settings=WITH_MODEL):
+    return {c: u["value"] for c, u in flow.ui.form.write(settings, {}).items()}
+
+
+def click(**data):
+    return SimpleNamespace(_data=data)
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_a_project_begins_with_the_first_step(four, language):
+    assert four.look(click(action="look"), request(language))["steps"] == []
+    view = four.look(click(action="new", name="usu"), request(language))
+    assert (view["project"], view["projects"], view["said"]) == ("usu", ["usu"], "")
+    assert [(step["step"], step["next"], step["enabled"]) for step in view["steps"]] == [
+        ("check", True, True),
+        ("border", False, True),
+        ("final", False, False),
+        ("handover", False, False),
+    ]
+    assert four.look(click(action="new", name="usu"), request(language))["said"]
+    assert four.look(click(action="epoch", project="usu", epoch="x"), request(language))["said"]
+
+
+def test_a_step_fills_in_the_form_and_its_run_is_listed(four, said):
+    four.look(click(action="new", name="usu"), request())
+    before = form_inputs(four)
+    answer = four.do(before, click(project="usu", step="check"), request())
+    shown = before | {c: u["value"] for c, u in answer.items() if c in four.ui.form.inputs}
+    settings = read(four.ui.form.values(shown))
+    assert settings.save.output_name == "usu-1-check"
+    assert answer[four.panel]["project"] == "usu"
+    create_run(settings)
+    (step, *_) = four.look(click(action="look", project="usu"), request())["steps"]
+    assert step["runs"][0].startswith("usu-1-check (")
+
+
+def test_an_epoch_of_ones_own_opens_the_final_run(four, said):
+    four.look(click(action="new", name="usu"), request())
+    refused = four.do(form_inputs(four), click(project="usu", step="final"), request())
+    assert refused[four.panel]["said"] in said
+    view = four.look(click(action="epoch", project="usu", epoch="9"), request())
+    assert view["steps"][2]["enabled"]
+    assert "9" in view["steps"][2]["notes"][0]
+    answer = four.do(form_inputs(four), click(project="usu", step="final"), request())
+    assert answer[four.ui.form.components["train.epochs"]]["value"] == 9
+
+
+@pytest.mark.parametrize("data", [{}, {"project": "gone", "step": "check"}, {"project": "../x", "step": ["a"]}])
+def test_a_project_that_is_gone_is_said(four, said, data):
+    answer = four.do(form_inputs(four), click(**data), request())
+    assert set(answer) == {four.panel}
+    assert len(said) == 1
