@@ -165,7 +165,8 @@ def gigabytes() -> float | None:
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
-    return str(data.get(name) or "").strip()[:_MOST_LETTERS]
+    value = data.get(name)
+    return value.strip()[:_MOST_LETTERS] if isinstance(value, str) else ""
 
 
 def _number(typed: str) -> int | None:

@@ -42,7 +42,14 @@ _SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sd1": {},
         "sd2": {},
         "sdxl": {"dataset.resolution": "1024", "train.gradient_checkpointing": True},
-        "flux": {"dataset.resolution": "768", "train.gradient_checkpointing": True, "train.train_text_encoder": False},
+        "flux": {
+            "dataset.resolution": "768",
+            "train.gradient_checkpointing": True,
+            "train.train_text_encoder": False,
+            "train.text_encoder_lr": None,
+            "sample.guidance": 3.5,
+            "sample.steps": 20,
+        },
     }
 )
 """The presets are for Stable Diffusion 1.5; what other families need instead."""

@@ -31,18 +31,32 @@ def no_card(monkeypatch):
     monkeypatch.setattr(first_lora, "first_card", lambda: None)
 
 
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory):
+    """Both flows, of one page: building it takes a second."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("home")))
+        for kind in (guide.FirstLora, guide.FourStep):
+
+            def keep(self, *arguments, original=kind.__init__):
+                original(self, *arguments)
+                made[type(self)] = self
+
+            patch.setattr(kind, "__init__", keep)
+        build(Context())
+    return made
+
+
 @pytest.fixture
-def flow(tmp_path, monkeypatch):
-    made = []
-    original = guide.FirstLora.__init__
+def flow(flows, tmp_path):
+    flows[guide.FirstLora].ui.context = Context(roots=(tmp_path,))
+    return flows[guide.FirstLora]
 
-    def keep(self, *arguments):
-        original(self, *arguments)
-        made.append(self)
 
-    monkeypatch.setattr(guide.FirstLora, "__init__", keep)
-    build(Context(roots=(tmp_path,)))
-    return made[0]
+@pytest.fixture
+def four(flows):
+    return flows[guide.FourStep]
 
 
 @pytest.fixture
@@ -128,7 +142,8 @@ def test_the_card_decides_on_the_preset(flow, folder, monkeypatch):
     assert "12 GB" in looked(flow, folder, WORDS, settings=sdxl)["card"]
     monkeypatch.setattr(first_lora, "first_card", lambda: Card("RTX", 0, 8))
     view = looked(flow, folder, WORDS, settings=sdxl)
-    assert (view["chosen"], view["presets"][0][0]) == ("SDXL on 8 GB", "sdxl_16gb")
+    assert view["chosen"] == "SDXL on 8 GB"
+    assert {"sdxl_8gb", "sdxl_24gb", "sdxl_style"} <= {name for name, _ in view["presets"]}
     assert "RTX" in view["card"]
 
 
@@ -137,20 +152,6 @@ def test_nonsense_from_a_page_is_taken_for_nothing(flow, folder):
 
 
 # ---- four-step tuning ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def four(monkeypatch):
-    made = []
-    original = guide.FourStep.__init__
-
-    def keep(self, *arguments):
-        original(self, *arguments)
-        made.append(self)
-
-    monkeypatch.setattr(guide.FourStep, "__init__", keep)
-    build(Context())
-    return made[0]
 
 
 def form_inputs(flow, settings=WITH_MODEL):
