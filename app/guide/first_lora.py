@@ -102,7 +102,9 @@ def proposal_view(proposal: Proposal, wish: Wish, language: Language) -> View:
         "repeats": proposal.repeats,
         "epochs": proposal.epochs,
         "presets": [[name, find_preset(name).title(language)] for name in names],
-        "chosen": proposal.preset.title(language),
+        "chosen": ""
+        if wish.preset
+        else say("guide.first.proposed_one", language, preset=proposal.preset.title(language)),
         "purpose": proposal.preset.purpose(language),
         "card": card_words(proposal, language),
         "rule": rule(proposal, language),

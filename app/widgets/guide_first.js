@@ -92,7 +92,7 @@ function draw() {
     fields[name].help.textContent = words()[`${name}_help`] || "";
   }
   choices(boxes.kind, v.kinds);
-  choices(boxes.preset, [["", v.chosen && !boxes.preset.value ? `${words().proposed}: ${v.chosen}` : words().proposed], ...v.presets]);
+  choices(boxes.preset, [["", v.chosen || words().proposed], ...v.presets]);
   for (const name of ["trigger", "class", "repeats", "epochs"]) boxes[name].placeholder = v[name] ?? "";
   fields.repeats.label.hidden = Boolean(v.several);
   for (const name of ["found", "rule", "card", "aim", "filled"]) parts[name].textContent = v[name] || "";

@@ -142,7 +142,7 @@ def test_the_card_decides_on_the_preset(flow, folder, monkeypatch):
     assert "12 GB" in looked(flow, folder, WORDS, settings=sdxl)["card"]
     monkeypatch.setattr(first_lora, "first_card", lambda: Card("RTX", 0, 8))
     view = looked(flow, folder, WORDS, settings=sdxl)
-    assert view["chosen"] == "SDXL on 8 GB"
+    assert view["chosen"] == "Proposed: SDXL on 8 GB"
     assert {"sdxl_8gb", "sdxl_24gb", "sdxl_style"} <= {name for name, _ in view["presets"]}
     assert "RTX" in view["card"]
 

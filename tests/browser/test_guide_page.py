@@ -64,3 +64,18 @@ def test_one_picture_is_answered_in_words(form, pictures):
     page.click("#guide_first_fill")
     page.wait_for_selector(".toast-body")
     assert page.is_hidden("#guide_first_train")
+
+
+def test_a_project_of_four_steps_fills_in_the_first(form, visit, pictures):
+    page = form(locale="ja-JP", width=1200, height=1500)
+    open_tab(page, "guide")
+    page.click("#guide_four_title > button")
+    page.fill("#guide_four_new", "うす")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[data-step=check][aria-current=step]")
+    assert page.locator("#guide_four .gd-go:disabled").count() == 2
+    page.click("[data-step=check] .gd-go")
+    page.wait_for_selector(".toast-body")
+    open_tab(page, "folders")
+    until(page, lambda: box(page, "save.output_name").input_value() == "うす-1-check")
+    assert visit.errors == []
