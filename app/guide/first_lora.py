@@ -94,6 +94,7 @@ def proposal_view(proposal: Proposal, wish: Wish, language: Language) -> View:
     names = [offer.preset for offer in offers_for(proposal.source, wish.kind)]
     names += [name for name in presets_of(proposal.source) if name not in names]
     problems = [*proposal.notes, *preflight(proposal)]
+    title = proposal.preset.title(language)
     return {
         "found": found_words(proposal.pictures, language),
         "trigger": proposal.trigger,
@@ -108,7 +109,7 @@ def proposal_view(proposal: Proposal, wish: Wish, language: Language) -> View:
         "purpose": proposal.preset.purpose(language),
         "card": card_words(proposal, language),
         "rule": rule(proposal, language),
-        "aim": say("guide.first.aim", language, preset=proposal.preset.title(language), steps=proposal.aim),
+        "aim": say("guide.first.aim", language, preset=title, steps=proposal.aim),
         "plan": plan.lines(language) if plan else [],
         "problems": [_said(problem, language) for problem in problems],
         "ready": not any(problem.severity == "error" for problem in problems),

@@ -118,7 +118,7 @@ class FourStep:
         values = self.ui.form.values(by_component)
         try:
             project = four_step.load(name)
-            step = next((step for step in four_step.STEPS if step == wanted), "handover")
+            step: four_step.Step = next((known for known in four_step.STEPS if known == wanted), "handover")
             found = four_step.results(project)
             if step == "handover":
                 return self.inspect(four_step.final_file(found))
