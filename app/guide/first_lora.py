@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from app.folder_view import is_allowed
 from app.form import element_id
+from app.guide.paths import path_of
 from app.i18n import say
 from app.machine import Card, cards
 from lora_core.data.wording import counted
@@ -16,7 +16,6 @@ from lora_core.guides.offers import KINDS, offers_for, presets_of
 from lora_core.guides.pictures import Pictures, find_pictures
 from lora_core.i18n import Language
 from lora_core.settings import RunSettings
-from lora_core.settings.base import clean_path
 from lora_core.settings.presets import find_preset
 
 NOT_YET = frozenset({"data.no_folder", "guides.no_trigger"})
@@ -44,13 +43,9 @@ def first_card() -> Card | None:
 
 def wish_of(typed: str, data: Mapping[str, Any], roots: Sequence[Path]) -> Wish:
     """The wish in what the panel sends. Raises UserError for a folder out of bounds and for numbers that are none."""
-    cleaned = clean_path(typed or "")
-    folder = Path(cleaned).absolute() if cleaned else None
-    if folder is not None and not is_allowed(folder, roots):
-        raise UserError("settings.table_not_allowed", path=folder)
     kind = _text(data, "kind")
     return Wish(
-        folder,
+        path_of(typed, roots),
         _text(data, "trigger"),
         _text(data, "class"),
         next((known for known in KINDS if known == kind), "character"),

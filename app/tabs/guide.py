@@ -1,5 +1,6 @@
 """Guide: flows that ask in a few words, fill in the ordinary form and start ordinary jobs."""
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,24 @@ from app.guide.first_lora import blank, missing, view_of, wish_of
 from app.guide.first_lora import gigabytes as card_memory
 from app.guide.four_step import typed_epoch
 from app.guide.four_step import view_of as project_of
+from app.guide.paths import path_of
 from app.i18n import language_of, say, t
+from app.live import Look
 from app.merge.jobs import INSPECT_BOX
 from app.page import Ui, quiet
+from app.pair_view import pair_html
 from app.widgets import guide_panel
+from lora_core.data.listing import IMAGE_ENDINGS
+from lora_core.data.subsets import Scan
 from lora_core.errors import UserError
-from lora_core.guides import four_step
+from lora_core.guides import copier, four_step
 from lora_core.guides.first_lora import lay_out, propose
+from lora_core.plan import Preview
+from lora_core.settings import DatasetSettings, RunSettings
 
 LOOK = "() => { window.kumakobo.guideFirst?.(); }"
 LOOK_AT_ALL = "() => { window.kumakobo.guideFirst?.(); window.kumakobo.guideFour?.(); }"
+PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
 Inputs = dict[Any, Any]
 
 
@@ -40,7 +49,16 @@ def build(ui: Ui) -> None:
     with ui.advanced("guide.four.title"):
         gr.Markdown(t("guide.four.intro"), elem_classes="kb-hint")
         project = guide_panel.build("guide_four")
-    ui.later += [FirstLora(ui, folder, panel).connect, FourStep(ui, project).connect]
+    with ui.advanced("guide.copier.title"):
+        gr.Markdown(t("guide.copier.intro"), elem_classes="kb-hint")
+        boxes = {
+            name: ui.picker.box(f"guide-{name}", PICTURE, label=t(f"guide.copier.{name}"), elem_classes=["kb-field"])
+            for name in ("before", "after")
+        }
+        said = gr.HTML("", elem_id="guide_copier", elem_classes="kb-report", padding=False, apply_default_css=False)
+        fill = gr.Button(t("guide.copier.fill"), variant="primary", size="sm", elem_id="guide_copier_fill")
+    flows = FirstLora(ui, folder, panel), FourStep(ui, project), Copier(ui, boxes["before"], boxes["after"], said, fill)
+    ui.later += [flow.connect for flow in flows]
 
 
 class FirstLora:
@@ -135,3 +153,47 @@ class FourStep:
         if path is None:
             return {self.panel: gr.skip()}
         return {self.ui.picker.targets[INSPECT_BOX].box: str(path)} | self.ui.go_to("inspect")
+
+
+class Copier:
+    """The events of the copier LoRA of two pictures."""
+
+    def __init__(self, ui: Ui, before: Any, after: Any, said: Any, fill: Any):
+        self.ui, self.before, self.after, self.said, self.button = ui, before, after, said, fill
+
+    def connect(self) -> None:
+        boxes, form = [self.before, self.after], self.ui.form.inputs
+        gr.on([box.change for box in boxes], self.look, boxes, self.said, **quiet(trigger_mode="always_last"))
+        filled = self.button.click(self.fill, {*boxes, *form}, {self.said, *form}, **quiet(queue=True))
+        self.ui.written.append(filled)
+
+    def look(self, before: str, after: str, request: gr.Request) -> str:
+        """What differs, or why the two are no pair; nothing while one is missing."""
+        language, roots = language_of(request), self.ui.context.roots
+        try:
+            pair = path_of(before, roots), path_of(after, roots)
+        except UserError as error:
+            return problem_html(error.message(language), "error")
+        if None in pair:
+            return ""
+        problems = [problem_html(found.message(language), found.severity) for found in copier.problems_of(*pair)]
+        dataset = DatasetSettings(pair_before=pair[0], pair_after=pair[1])
+        shown = Look(RunSettings(dataset=dataset), Preview(Scan(), None))
+        return "".join(problems) + pair_html(shown, language, roots)
+
+    def fill(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Put the preset and the pictures into the form, or say why not."""
+        language, roots = language_of(request), self.ui.context.roots
+        values = self.ui.form.values(by_component)
+        try:
+            pair = path_of(by_component[self.before], roots), path_of(by_component[self.after], roots)
+            settings = copier.settings_for(*pair, read_legal(values))
+        except UserError as error:
+            toast.warn(error.message(language))
+            return {self.said: problem_html(error.message(language), "error")}
+        toast.info(say("guide.copier.filled", language, name=settings.save.output_name))
+        return self.ui.form.write(settings, values)
+
+
+def problem_html(words: str, severity: str) -> str:
+    return f'<div class="kb-problem-line kb-{escape(severity)}">{escape(words)}</div>'

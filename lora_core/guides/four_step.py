@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, EpochDone, RunFailed, RunFinished, RunStarted, ValidationDone
-from lora_core.guides.offers import Source, source_of
+from lora_core.guides.offers import settings_for_source, source_of
 from lora_core.inspect.header import inspect_header
 from lora_core.inspect.report import Finding
 from lora_core.runs import RunFolder, home, list_runs
@@ -37,24 +37,6 @@ PRESETS: Mapping[Step, str] = MappingProxyType(
 
 Outcome = Literal["none", "running", "finished", "stopped", "failed"]
 
-_SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sd1": {},
-        "sd2": {},
-        "sdxl": {"dataset.resolution": "1024", "train.gradient_checkpointing": True},
-        "flux": {
-            "dataset.resolution": "768",
-            "train.gradient_checkpointing": True,
-            "train.train_text_encoder": False,
-            "train.text_encoder_lr": None,
-            "sample.guidance": 3.5,
-            "sample.steps": 20,
-        },
-    }
-)
-"""The presets are for Stable Diffusion 1.5; what other families need instead."""
-_BUILT_IN = ("resolution", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
-"""Settings of the demo preset without which the built-in model, of 64 px pictures, learns nothing."""
 _FINAL_SAVES = 5
 
 
@@ -237,7 +219,7 @@ def settings_for(project: Project, step: Step, before: RunSettings, found: Found
     applied = with_values(apply_preset(before, find_preset(PRESETS[step])), {"model.family": source.family})
     changes: dict[str, Any] = {
         "model.base": before.model.base,
-        **_sizes(source),
+        **settings_for_source(source),
         "save.output_dir": applied.save.output_dir or home() / "output",
         "save.output_name": f"{project.name}-{STEPS.index(step) + 1}-{step}",
     }
@@ -265,12 +247,3 @@ def choose_epoch(project: Project, epoch: int | None) -> Project:
     new = project.model_copy(update={"epoch": epoch})
     save(new)
     return new
-
-
-def _sizes(source: Source) -> dict[str, Any]:
-    if source.built_in:
-        demo = find_preset("demo").values
-        return {path: demo[path] for path in (f"dataset.{name}" for name in _BUILT_IN)}
-    if source.family == "sd2" and source.v_prediction:
-        return {"dataset.resolution": "768"}
-    return dict(_SIZES[source.family])

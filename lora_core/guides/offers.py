@@ -4,8 +4,10 @@ The memory is what the presets are made for (docs/guides.md), an estimate for ea
 little less, hence ``SPARE``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 from lora_core.errors import UserError
 from lora_core.families import FAMILIES
@@ -13,6 +15,7 @@ from lora_core.families.source import BUILT_IN, base_path, is_hub_name
 from lora_core.io.headers import identify
 from lora_core.io.kinds import FAMILY_NAMES, FileKind
 from lora_core.settings import ModelSettings
+from lora_core.settings.presets import find_preset
 
 Kind = Literal["character", "style", "object"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -68,6 +71,24 @@ OFFERS: tuple[Offer, ...] = (
 
 _LEAST = {"sd1": 6.0, "sd2": 6.0, "sdxl": 8.0, "flux": 32.0}
 """GB below which even the smallest preset of a family may not fit."""
+_SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "sd1": {},
+        "sd2": {},
+        "sdxl": {"dataset.resolution": "1024", "train.gradient_checkpointing": True},
+        "flux": {
+            "dataset.resolution": "768",
+            "train.gradient_checkpointing": True,
+            "train.train_text_encoder": False,
+            "train.text_encoder_lr": None,
+            "sample.guidance": 3.5,
+            "sample.steps": 20,
+        },
+    }
+)
+"""What presets for Stable Diffusion 1.5 need to fit another family."""
+_BUILT_IN = ("resolution", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+"""Settings of the demo preset without which the built-in model, of 64 px pictures, learns nothing."""
 _TAGGED = ("illustrious", "pony", "noob", "animagine", "wai-", "wai_")
 
 
@@ -115,6 +136,17 @@ def too_small(source: Source, gigabytes: float | None) -> float | None:
     """The GB that a model wants, if the card has less; None where it fits or nobody can tell."""
     least = _LEAST.get(source.family, 0.0)
     return least if gigabytes is not None and not source.built_in and gigabytes + SPARE < least else None
+
+
+def settings_for_source(source: Source) -> dict[str, Any]:
+    """What a preset for Stable Diffusion 1.5 needs besides to train this source model, by dotted path."""
+    family = {"model.family": source.family}
+    if source.built_in:
+        demo = find_preset("demo").values
+        return family | {path: demo[path] for path in (f"dataset.{name}" for name in _BUILT_IN)}
+    if source.family == "sd2" and source.v_prediction:
+        return family | {"dataset.resolution": "768"}
+    return family | dict(_SIZES[source.family])
 
 
 def _suits(offer: Offer, source: Source) -> bool:

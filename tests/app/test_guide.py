@@ -37,7 +37,7 @@ def flows(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("home")))
-        for kind in (guide.FirstLora, guide.FourStep):
+        for kind in (guide.FirstLora, guide.FourStep, guide.Copier):
 
             def keep(self, *arguments, original=kind.__init__):
                 original(self, *arguments)
@@ -206,3 +206,48 @@ def test_a_project_that_is_gone_is_said(four, said, data):
     answer = four.do(form_inputs(four), click(**data), request())
     assert set(answer) == {four.panel}
     assert len(said) == 1
+
+
+# ---- copier LoRA -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copier(flows, tmp_path):
+    flows[guide.Copier].ui.context = Context(roots=(tmp_path,))
+    return flows[guide.Copier]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    for name, colour in (("before", 200), ("after", 20)):
+        picture = Image.new("RGB", (64, 64), (200, 200, 200))
+        picture.paste((200, colour, colour), (20, 20, 30, 30))
+        picture.save(tmp_path / f"{name}.png")
+    return str(tmp_path / "before.png"), str(tmp_path / "after.png")
+
+
+def test_two_pictures_become_settings(copier, pair, said, tmp_path):
+    assert "2%" in copier.look(*pair, request())
+    before = form_inputs(copier) | dict(zip((copier.before, copier.after), pair, strict=True))
+    answer = copier.fill(before, request())
+    shown = before | {c: u["value"] for c, u in answer.items() if c in copier.ui.form.inputs}
+    settings = read(copier.ui.form.values(shown))
+    assert settings.dataset.pair_after == tmp_path / "after.png"
+    assert (settings.save.output_name, settings.train.train_text_encoder) == ("copier_after", False)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("which", ["none", "one", "same", "gone", "elsewhere"])
+def test_what_is_no_pair_is_said(copier, pair, said, tmp_path, language, which):
+    before, after = {
+        "none": ("", ""),
+        "one": (pair[0], ""),
+        "same": (pair[0], pair[0]),
+        "gone": (pair[0], str(tmp_path / "gone.png")),
+        "elsewhere": (pair[0], "/elsewhere.png"),
+    }[which]
+    answer = copier.fill(form_inputs(copier) | {copier.before: before, copier.after: after}, request(language))
+    assert set(answer) == {copier.said}
+    assert len(said) == 1
+    assert bool(copier.look(before, after, request(language))) == (which not in ("none", "one"))
