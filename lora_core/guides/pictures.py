@@ -55,6 +55,7 @@ def find_pictures(folder: Path | None) -> Pictures:
 
     Raises UserError where there are none, and for a single one: that is what the copier presets are for.
     """
+    folder = folder and folder.absolute()
     found = _with_captions(folder)
     if not found.train and (below := _below(found.problems)):
         folder, found = below, _with_captions(below)
@@ -63,7 +64,7 @@ def find_pictures(folder: Path | None) -> Pictures:
         raise UserError(first.key, **first.values)
     assert folder is not None
     subsets, extension = found.train, found.train[0].options.caption_extension
-    pictures = Pictures(folder, subsets, all(s.folder.parent == folder.absolute() for s in subsets), extension)
+    pictures = Pictures(folder, subsets, all(s.folder.parent == folder for s in subsets), extension)
     if pictures.count < 2:
         raise UserError("guides.one_picture", path=folder)
     return pictures
