@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -60,8 +61,22 @@ def folders(language: Language) -> list[tuple[str, Path]]:
     ]
 
 
+@dataclass(frozen=True)
+class Card:
+    """A graphics card; memory in GB."""
+
+    name: str
+    used: float
+    total: float
+
+
 def graphics_cards() -> list[tuple[str, str]]:
     """(name, "used / total GB") of the NVIDIA cards; empty without nvidia-smi."""
+    return [(card.name, f"{card.used:.1f} / {card.total:.1f} GB") for card in cards()]
+
+
+def cards() -> list[Card]:
+    """The NVIDIA cards, in the order in which training would take them; empty without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -77,15 +92,15 @@ def graphics_cards() -> list[tuple[str, str]]:
     return [card for line in done.stdout.splitlines() if (card := _card(line))]
 
 
-def _card(line: str) -> tuple[str, str] | None:
+def _card(line: str) -> Card | None:
     """
     >>> _card("NVIDIA GeForce RTX 4070, 1024, 12288")
-    ('NVIDIA GeForce RTX 4070', '1.0 / 12.0 GB')
+    Card(name='NVIDIA GeForce RTX 4070', used=1.0, total=12.0)
     """
     parts = [part.strip() for part in line.rsplit(",", 2)]
     if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
         return None
-    return parts[0], f"{int(parts[1]) / 1024:.1f} / {int(parts[2]) / 1024:.1f} GB"
+    return Card(parts[0], int(parts[1]) / 1024, int(parts[2]) / 1024)
 
 
 def debug_text(rows: Sequence[Row]) -> str:

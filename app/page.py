@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from app.widgets.handover_dialog import HandoverDialog
     from app.widgets.path_picker import PathPicker
 
-TABS = ("source_model", "folders", "parameters", "samples", "monitor", "model_test", "merge", "inspect", "system")
+TABS = (
+    *("guide", "source_model", "folders", "parameters", "samples"),
+    *("monitor", "model_test", "merge", "inspect", "system"),
+)
 """Ids of the tabs in their order; each is a module of app/tabs and a key ``tab.<id>`` of app/locales."""
+FIRST_SHOWN = "source_model"
+"""The tab a visit begins on: whoever comes back knows the way, and a guide is one click away."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from app.drafts import save_draft
 from app.form import DRAFT, Form, choose_variant, load_draft, union_sections, values_shown
 from app.i18n import language_of, say, t
 from app.live import Findings, Look, Previews, findings, problem_items
-from app.page import TABS, Context, Ui, quiet
+from app.page import FIRST_SHOWN, TABS, Context, Ui, quiet
 from app.run_view import Views
 from app.settled import Settled
 from app.summary import summary_html
@@ -47,7 +47,7 @@ def build(context: Context) -> gr.Blocks:
         with gr.Row(elem_id="kb_find_row", equal_height=True):
             search = search_box.build()
             level_switch = levels.build()
-        with gr.Tabs(selected=TABS[0], elem_id="kb_tabs", overflow_behavior="wrap") as ui.tabs:
+        with gr.Tabs(selected=FIRST_SHOWN, elem_id="kb_tabs", overflow_behavior="wrap") as ui.tabs:
             for name in TABS:
                 with gr.Tab(t(f"tab.{name}"), id=name, elem_id=f"tab_{name}"):
                     ui.form.placing = name

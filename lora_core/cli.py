@@ -38,6 +38,7 @@ def language() -> Language:
 
 
 def parser() -> argparse.ArgumentParser:
+    from lora_core.guides.console import add_command as add_first_lora
     from lora_core.tool_commands import add_commands  # the installer reads this module without any package
 
     says = language()
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help=text("cli.doctor", says), description=text("cli.doctor", says))
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
+    add_first_lora(commands, says)
     add_commands(commands, says)
     return top
 

@@ -100,6 +100,7 @@ def test_the_arithmetic_in_the_comments_is_that_of_the_settings(preset):
     assert (epochs, batch) == (train.epochs, train.train_batch_size)
     assert accumulation == train.gradient_accumulation_steps
     assert steps == images * repeats * epochs / batch / accumulation
+    assert preset.steps == steps  # what a guide aims at
 
 
 def test_the_demo_finds_its_model_and_pictures():

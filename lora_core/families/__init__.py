@@ -21,6 +21,10 @@ class _Families(Mapping[str, "ModelFamily"]):
         module, cls = self._rows[name]
         return getattr(import_module(module), cls)()
 
+    def __contains__(self, name: object) -> bool:
+        """Without the family itself, which brings torch along: the page asks this."""
+        return name in self._rows
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
 

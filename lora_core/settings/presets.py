@@ -54,6 +54,8 @@ class Preset:
     sections: tuple[str, ...] = ()
     """The sections it is about; the others stay as they are. Empty: all."""
     is_own: bool = False
+    steps: int | None = None
+    """How many steps its learning rate and rank are chosen for. What a guide aims at; nothing else reads it."""
 
     def title(self, language: Language = "en") -> str:
         return self.titles[language]
@@ -100,12 +102,13 @@ def read_preset(path: Path) -> Preset:
     try:
         titles, purposes = _in_languages(head["name"]), _in_languages(head["for"])
         order, about = int(head.get("order", 0)), tuple(map(str, head.get("sections", ())))
+        steps = int(head["steps"]) if "steps" in head else None
     except (KeyError, TypeError, ValueError):
         raise UserError("preset.header", path=path) from None
     sections = {name: section for name, section in migrated(tree, path).items() if name != "version"}
     settings_from(sections, str(path))  # unknown settings and wrong values are named with the file
     is_own = path.parent == own_folder()
-    return Preset(path.stem, titles, purposes, order, dict(_flat(sections)), about, is_own)
+    return Preset(path.stem, titles, purposes, order, dict(_flat(sections)), about, is_own, steps)
 
 
 def is_yours(path: str) -> bool:

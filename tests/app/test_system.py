@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import machine
+from app.machine import Card
 from app.tabs import system
 from lora_core.doctor import Row
 from lora_core.i18n import LANGUAGES
@@ -57,8 +58,8 @@ def test_debug_information_does_not_tell_who_you_are(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("line", "card"),
     [
-        ("NVIDIA GeForce RTX 4070, 1024, 12288", ("NVIDIA GeForce RTX 4070", "1.0 / 12.0 GB")),
-        ("Card, with comma, 0, 8192", ("Card, with comma", "0.0 / 8.0 GB")),
+        ("NVIDIA GeForce RTX 4070, 1024, 12288", Card("NVIDIA GeForce RTX 4070", 1, 12)),
+        ("Card, with comma, 0, 8192", Card("Card, with comma", 0, 8)),
         ("NVIDIA GB10, [N/A], [N/A]", None),
         ("", None),
     ],

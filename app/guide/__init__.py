@@ -1,0 +1,1 @@
+"""What the Guide tab says and does, apart from its layout in app/tabs/guide.py."""
