@@ -10,6 +10,7 @@ from typing import Any
 from app.family import family_line
 from app.form import Values, for_component, read, read_legal
 from app.i18n import say
+from app.words import denoiser_name
 from lora_core.checks import effective_scale, has_no_rank
 from lora_core.data.folders import scan
 from lora_core.errors import Problem, UserError
@@ -205,7 +206,10 @@ def trained_html(look: Look, language: Language) -> str:
         text = train.text_encoder_lr or train.learning_rate
         both = "parameters.trained_two" if look.settings.model.family == "sdxl" else "parameters.trained_both"
         key = both if train.train_text_encoder else "parameters.trained_unet"
-        words = say(key, language, unet=unet, text=f"{text:g}", text_2=f"{train.text_encoder_2_lr or text:g}")
+        denoiser = denoiser_name(look.settings.model.family, language)
+        words = say(
+            key, language, denoiser=denoiser, unet=unet, text=f"{text:g}", text_2=f"{train.text_encoder_2_lr or text:g}"
+        )
     else:
         words = say("parameters.trained_own", language)
     return f'<div class="kb-note">{escape(words)}</div>'
@@ -216,7 +220,7 @@ def model_html(look: Look, language: Language) -> str:
     model = look.settings.model
     base = model.base.strip()
     if not base:
-        return _hint("model.hint", language)
+        return _hint("model.hint", language, family=FAMILY_NAMES[model.family])
     try:
         kind = require_base(model)
         if kind is None:
@@ -266,5 +270,5 @@ def _card(key: str, language: Language, state: str, **values: Any) -> str:
     return _model_card(state, say(key, language, **values), "")
 
 
-def _hint(key: str, language: Language) -> str:
-    return f'<div class="kb-hint">{escape(say(key, language))}</div>'
+def _hint(key: str, language: Language, **values: Any) -> str:
+    return f'<div class="kb-hint">{escape(say(key, language, **values))}</div>'

@@ -26,6 +26,8 @@ class Line:
 
     part: str
     points: tuple[tuple[int, float], ...]
+    family: str = "sd1"
+    """Of the model: what the denoiser is called."""
 
     @property
     def top(self) -> float:
@@ -61,7 +63,7 @@ def lines(settings: RunSettings, total: int) -> list[Line]:
         ends = stop if part != "unet" and stop is not None and stop < total else None
         own = steps if ends is None else sorted({*steps, ends, max(0, ends - 1)})
         values = (0.0 if ends is not None and step >= ends else rate * at(step) for step in own)
-        found.append(Line(part, tuple(zip(own, values, strict=True))))
+        found.append(Line(part, tuple(zip(own, values, strict=True)), settings.model.family))
     return found
 
 
@@ -115,7 +117,7 @@ def _told(drawn: Sequence[Line], language: Language) -> list[str]:
         say(
             "parameters.curve.line",
             language,
-            part=part_name(line.part, language),
+            part=part_name(line.part, language, line.family),
             start=f"{line.points[0][1]:.3g}",
             top=f"{line.top:.3g}",
             end=f"{line.end:.3g}",

@@ -5,6 +5,7 @@ from html import escape
 from app.family import family_name
 from app.i18n import say
 from app.live import Look, size_words
+from app.words import denoiser_name
 from lora_core.checks import has_no_rank
 from lora_core.estimate import Estimate, estimate
 from lora_core.families.source import BUILT_IN
@@ -43,7 +44,7 @@ def trained_words(settings: RunSettings, known: Estimate | None, language: Langu
 
 
 def _parts(settings: RunSettings, known: Estimate | None, language: Language) -> str:
-    denoiser = say("summary.transformer" if settings.model.family == "flux" else "summary.unet", language)
+    denoiser = denoiser_name(settings.model.family, language)
     if known is None:
         text = [say("summary.text_encoder", language)] if settings.train.train_text_encoder else []
         return " + ".join([denoiser, *text])

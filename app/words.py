@@ -36,12 +36,18 @@ _PARTS = ("text_encoder_2", "text_encoder", "unet")
 """The longer names first: each begins like one after it."""
 
 
-def part_name(group: str, language: Language) -> str:
+def denoiser_name(family: str, language: Language) -> str:
+    """What a model of this type denoises with: the U-Net or the transformer."""
+    return say("summary.transformer" if family == "flux" else "summary.unet", language)
+
+
+def part_name(group: str, language: Language, family: str = "sd1") -> str:
     """What a learning rate belongs to, from the name of the optimizer's group: a part, perhaps with more behind it."""
     part = next((part for part in _PARTS if re.fullmatch(rf"{part}([./:].*)?", group)), "")
     if not part:
         return group
-    name, rest = say(f"monitor.chart.part.{part}", language), group[len(part) + 1 :]
+    name = denoiser_name(family, language) if part == "unet" else say(f"monitor.chart.part.{part}", language)
+    rest = group[len(part) + 1 :]
     return f"{name} · {rest}" if rest else name
 
 

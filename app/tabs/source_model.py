@@ -16,11 +16,11 @@ def build(ui: Ui) -> None:
     with gr.Column(elem_classes="kb-section"):
         base = ui.picker.field(form, "model.base", MODEL_FILES, placeholder=t("model.placeholder"))
         ui.report(model_html, "model_card")
+        ui.picker.field(form, "model.clip_l", MODEL_FILES)
+        ui.picker.field(form, "model.t5", MODEL_FILES)
         built_in = gr.Button(t("model.use_built_in"), size="sm", elem_id="use_built_in", elem_classes="kb-small")
     with ui.advanced("model.more"):
         ui.picker.field(form, "model.vae", MODEL_FILES)
-        ui.picker.field(form, "model.clip_l", MODEL_FILES)
-        ui.picker.field(form, "model.t5", MODEL_FILES)
         with gr.Row():
             form.field("model.clip_skip")
             form.field("model.max_token_length")

@@ -44,7 +44,7 @@ def build(ui: Ui) -> gr.Dropdown:
             min_width=200,
             filterable=False,
         )
-        presets = gr.Button(t("bar.presets"), elem_id="own_presets", size="sm", scale=0, min_width=96)
+        presets = gr.Button(t("bar.presets"), elem_id="own_presets", size="sm", scale=0, min_width=124)
         load_button = gr.Button(t("bar.load"), elem_id="load_settings", size="sm", scale=0, min_width=96)
         save = gr.Button(t("bar.save"), elem_id="save_settings", size="sm", scale=0, min_width=96)
         reset = gr.Button(t("bar.reset"), elem_id="reset_settings", size="sm", scale=0, min_width=96)
