@@ -17,7 +17,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +76,15 @@ def main() -> None:
         file = arguments.out / f"{name}.jsonl"
         if not file.exists():
             began = time.monotonic()
-            keep(file, history_of(settings_of(arguments.out / name, RUNS[name], arguments.levels)))
+            history = []
+            for event in measurements(settings_of(arguments.out / name, RUNS[name], arguments.levels)):
+                history.append(event)
+                seconds = time.monotonic() - began
+                print(
+                    f"{name}: epoch {event.epoch} of {RUNS[name].epochs}, {seconds:.0f} s", file=sys.stderr, flush=True
+                )
+            keep(file, history)
             shutil.rmtree(arguments.out / name)
-            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     rows = [row_of(name, kept(file)) for name in RUNS if (file := arguments.out / f"{name}.jsonl").exists()]
     print(table(rows, "en"))
     for page in arguments.write:
@@ -88,11 +94,11 @@ def main() -> None:
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
-def history_of(settings: RunSettings) -> list[ValidationDone]:
-    """Train; what was measured after each epoch."""
+def measurements(settings: RunSettings) -> Iterator[ValidationDone]:
+    """Train; what was measured before the first step and after each epoch."""
     from lora_core.train.loop import train
 
-    return [event for event in train(settings) if isinstance(event, ValidationDone)]
+    return (event for event in train(settings) if isinstance(event, ValidationDone))
 
 
 def keep(file: Path, history: History) -> None:
