@@ -204,6 +204,8 @@ class Row:
     """Share of other fives whose border is within an epoch of the minimum on the rest."""
     losses: tuple[float, float, float]
     """On the pictures that are the truth: of the source model, at the true minimum, after the last epoch."""
+    lost: float
+    """How much higher the loss on those is at the border than at the true minimum, as a part of it."""
     fits: tuple[float, float]
     """On the trained pictures: at the true minimum, after the last epoch."""
 
@@ -231,6 +233,7 @@ def row_of(name: str, history: History) -> Row:
         copies_from=found.copies_from,
         true=lowest.epoch,
         others_near=others_near(history),
+        lost=loss_of(next(event for event in curve if event.epoch == found.border)) / loss_of(lowest) - 1,
         losses=(loss_of(curve[0]), loss_of(lowest), loss_of(curve[-1])),
         fits=(at_lowest.fit, history[-1].fit),
     )
@@ -269,7 +272,7 @@ def others_near(history: History) -> float:
 BEGIN, END = "<!-- written by benchmarks/planted_overfitting.py -->", "<!-- end -->"
 WORDS: Mapping[Language, Mapping[str, str]] = {
     "en": {
-        "head": "| run | verdict | interval | copies from | true minimum | apart | other fives near "
+        "head": "| run | verdict | interval | copies from | true minimum | apart | loss above it | other fives near "
         "| unseen: before, lowest, last | trained: there, last |",
         "near": "Within one epoch of the true minimum: {near} of {all}; other fives: {others:.0%}. "
         "True minimum inside the interval: {inside} of {all}.",
@@ -277,7 +280,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         "interval": "{low} to {high}",
     },
     "ja": {
-        "head": "| 学習 | 判定 | 範囲 | 丸写し | 真の最小 | 差 | 別の 5 枚で 1 以内 "
+        "head": "| 学習 | 判定 | 範囲 | 丸写し | 真の最小 | 差 | 損失の差 | 別の 5 枚で 1 以内 "
         "| 未学習：最初、最小、最後 | 学習画像：その時、最後 |",
         "near": "真の最小との差が 1 エポック以内：{all} 回中 {near} 回（別の 5 枚では {others:.0%}）。"
         "範囲が真の最小を含む：{all} 回中 {inside} 回。",
@@ -303,6 +306,7 @@ def table(rows: Sequence[Row], language: Language) -> str:
             row.copies_from or "-",
             row.true,
             row.apart,
+            f"{row.lost:.1%}",
             f"{row.others_near:.0%}",
             ", ".join(f"{loss:.4f}" for loss in row.losses),
             ", ".join(f"{loss:.4f}" for loss in row.fits),
@@ -330,7 +334,7 @@ def with_table(page: str, written: str) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"no place for the table: {BEGIN} and {END} belong around it")
-    return f"{before}{begin}\n{written}\n{end}{after}"
+    return f"{before}{begin}\n\n{written}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

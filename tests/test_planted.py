@@ -55,6 +55,7 @@ def test_the_truth_is_that_of_the_pictures_the_verdict_does_not_see(seen: int, t
     row = planted.row_of("plain", history(seen, true))
     assert (row.border, row.true, row.apart) == (seen, true, abs(seen - true))
     assert row.copies_from == seen + 1
+    assert row.lost == pytest.approx(0.01 * (seen - true) ** 2)
     assert row.over_fits
     assert row.losses == pytest.approx((0.1 + 0.001 * true**2, 0.1, 0.1 + 0.001 * (EPOCHS - true) ** 2))
 
@@ -88,7 +89,7 @@ def test_the_table_has_a_row_for_each_run_and_counts_those_that_are_near(languag
 
 
 def test_the_table_goes_between_its_marks_and_changes_nothing_else():
-    page = f"before\n{planted.BEGIN}\nold\n{planted.END}\nafter\n"
+    page = f"before\n{planted.BEGIN}\n\nold\n\n{planted.END}\nafter\n"
     new = planted.with_table(page, "new")
     assert new == page.replace("old", "new")
     assert planted.with_table(new, "old") == page
