@@ -148,6 +148,10 @@ class ValidationDone(EventBase):
     """Relative distance of the predictions with the LoRA from those without it, for the class prompt."""
     drift_unrelated: float | None = None
     """The same for the unrelated prompts; None when there are none."""
+    following: float | None = None
+    """How much of the source model's answer to a new context is left beside the trigger words: 1 as before, 0 none.
+    None without trigger words.
+    """
     bands: list[BandLoss] = Field(default_factory=list)
     pictures: list[PictureLoss] = Field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Over-fitting on the monitor: three curves by epoch, what they say, and which pictures fight the model."""
+"""Over-fitting on the monitor: four curves by epoch, what they say, and which pictures fight the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,10 +49,12 @@ def html(view: RunView, language: Language) -> str:
 
 
 def curves(history: Sequence[ValidationDone]) -> list[Curve]:
-    """The two losses on one scale, the drift on its own from 0."""
+    """The two losses on one scale, the drift on its own from 0, prompt-following from 0 (none) to 1 (as before)."""
     fit = [(e.epoch, e.fit) for e in history]
     apart = [(e.epoch, e.generalisation) for e in history if e.generalisation is not None]
     drift = [(e.epoch, e.drift_class if e.drift_unrelated is None else e.drift_unrelated) for e in history]
+    following = _points([(e.epoch, e.following) for e in history if e.following is not None])
+    kept = [value for _, value in following]
     losses = [loss for _, loss in fit + apart if _drawable(loss)] or [0.0]
     low, high = min(losses), max(losses)
     room = (high - low) * 0.06 or abs(high) * 0.06 or 1e-6
@@ -61,6 +63,7 @@ def curves(history: Sequence[ValidationDone]) -> list[Curve]:
         Curve("fit", _points(fit), low - room, high + room),
         Curve("generalisation", _points(apart), low - room, high + room),
         Curve("drift", _points(drift), 0.0, highest),
+        Curve("following", following, min([0.0, *kept]), max([1.0, *kept])),
     ]
     return [curve for curve in found if curve.points]
 
@@ -92,7 +95,9 @@ def svg(drawn: Sequence[Curve], found: Verdict, language: Language) -> str:
     )
 
 
-_NAMES = ("fit", "generalisation", "drift")
+_NAMES = ("fit", "generalisation", "drift", "following")
+_SHARES = ("drift", "following")
+"""Told in percent."""
 
 
 def _border(found: Verdict, across: Callable[[float], float]) -> str:
@@ -110,12 +115,12 @@ def _scales(drawn: Sequence[Curve], first: int, last: int, language: Language) -
         f'<text x="{right}" y="{bottom + 17}" text-anchor="end">{escape(say("monitor.epoch", language))} {last}</text>',
     ]
     for curve in drawn:
-        if curve.name == "generalisation":
-            continue
-        x, anchor, form = (right + 5, "start", "{:.2g}%") if curve.name == "drift" else (LEFT - 6, "end", "{:.3g}")
-        factor = 100 if curve.name == "drift" else 1
+        if curve.name in ("generalisation", "following"):
+            continue  # the one has the scale of another curve, the other from 0 to 100%
+        x, anchor = (right + 5, "start") if curve.name == "drift" else (LEFT - 6, "end")
         for y, value in ((TOP + 8, curve.top), (bottom + 2, curve.bottom)):
-            words.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{form.format(factor * value)}</text>')
+            told = _percent(value) if curve.name == "drift" else f"{value:.3g}"
+            words.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{told}</text>')
     return "".join(words)
 
 
@@ -123,10 +128,15 @@ def legend(drawn: Sequence[Curve], language: Language) -> str:
     entries = []
     for curve in drawn:
         value = curve.points[-1][1]
-        now = f"{100 * value:.2g}%" if curve.name == "drift" else f"{value:.4g}"
+        now = _percent(value) if curve.name in _SHARES else f"{value:.4g}"
         words = f"{say(f'monitor.overfitting.{curve.name}', language)} {now}"
         entries.append(f'<span><i class="kb-curve-{_NAMES.index(curve.name)}"></i>{escape(words)}</span>')
     return f'<div class="kb-curve-legend">{"".join(entries)}</div>'
+
+
+def _percent(share: float) -> str:
+    """Two digits, and as many as it takes from 100% on."""
+    return f"{100 * share:.0f}%" if abs(share) >= 0.1 else f"{100 * share:.2g}%"
 
 
 def pictures_html(history: Sequence[ValidationDone], language: Language) -> str:

@@ -4,6 +4,7 @@ fit              mean loss on some of the training pictures; falls as long as an
 generalisation   mean loss on pictures that are not trained on; rises again once pictures are copied
 drift            || p - p0 || / || p0 ||, p the prediction with the LoRA and p0 without it, for the class prompt and
                  for prompts that have nothing to do with it: how much of the source model is lost
+following        how much of the source model's answer to a new context is left beside the trigger words (following.py)
 
 Every number is a function of the weights: noise comes from generators made from (seed, picture's content), timesteps
 are fixed quantiles of those that are trained, the latent is the mean of the VAE's posterior, captions are neither
@@ -46,6 +47,7 @@ from lora_core.settings import DatasetSettings, NoiseSettings, RunSettings, Vali
 from lora_core.train import saving
 from lora_core.train.distributed import Team
 from lora_core.train.files import best_file
+from lora_core.train.following import Words, joined, share_kept, words_of
 from lora_core.train.loss import masked_mean
 from lora_core.train.noise import draw_timesteps
 from lora_core.train.preservation import without_adapters
@@ -99,6 +101,8 @@ class Validation:
     """The run is to stop: nothing got better for long enough."""
     images: int = 0
     """Pictures held out."""
+    words: Words | None = None
+    """What prompt-following is asked with; None where there are no trigger words."""
     base: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     """(picture's content, prompt) -> the source model's predictions, which never change."""
 
@@ -143,6 +147,7 @@ def prepare_validation(
     if parked:
         components.park("vae")
     found.questions = questions
+    found.words = words_of(settings.validation, pictures)
     return found
 
 
@@ -162,7 +167,9 @@ def texts_asked(settings: RunSettings, pictures: Sequence[Picture]) -> set[str]:
     """All prompts that will be asked about, to be encoded while the text encoders are there."""
     if not is_on(settings.validation):
         return set()
-    return {plain_caption(picture) for picture in pictures} | {*drift_prompts(settings.validation)}
+    words = words_of(settings.validation, pictures)
+    context = words.asked if words else set()
+    return {plain_caption(picture) for picture in pictures} | {*drift_prompts(settings.validation)} | context
 
 
 def drift_prompts(validation: ValidationSettings) -> list[str]:
@@ -261,7 +268,17 @@ def _measured(session: "Session", validation: Validation, step: int, epoch: int)
             grid.append(states.timesteps_N.float().cpu())
         prompts = drift_prompts(validation.settings)
         drifts = [_drift(session, validation, prompt) for prompt in prompts]
-    event = summed_up(validation.questions, losses, grid, session.noise.steps, epoch=epoch, step=step, drifts=drifts)
+        following = _following(session, validation)
+    event = summed_up(
+        validation.questions,
+        losses,
+        grid,
+        session.noise.steps,
+        epoch=epoch,
+        step=step,
+        drifts=drifts,
+        following=following,
+    )
     validation.history.append(event)
     yield event
     yield StageChanged(stage="training", done=step, total=session.plan.total_steps)
@@ -360,11 +377,34 @@ def _drift(session: "Session", validation: Validation, prompt: str) -> float:
     found = []
     for question in validation.drift_questions:
         states = states_of(question, session.noise, session.settings, session.device)
-        key = question.picture.digest, prompt
-        if key not in validation.base:
-            with without_adapters(session.network):
-                validation.base[key] = predictions(session, states, prompt).cpu()
-        found.append(relative_distance(predictions(session, states, prompt).cpu(), validation.base[key]))
+        base_NCHW = _base(session, validation, question, states, prompt)
+        found.append(relative_distance(predictions(session, states, prompt).cpu(), base_NCHW))
+    return math.fsum(found) / len(found)
+
+
+def _base(session: "Session", validation: Validation, question: Question, states: States, prompt: str) -> Tensor:
+    """(N, C, H, W) what the source model says, on the CPU."""
+    key = question.picture.digest, prompt
+    if key not in validation.base:
+        with without_adapters(session.network):
+            validation.base[key] = predictions(session, states, prompt).cpu()
+    return validation.base[key]
+
+
+def _following(session: "Session", validation: Validation) -> float | None:
+    """How much of the source model's answer to new contexts is kept; None without trigger words."""
+    words = validation.words
+    if words is None:
+        return None
+    found = []
+    for question in validation.drift_questions:
+        states = states_of(question, session.noise, session.settings, session.device)
+        alone = predictions(session, states, words.trigger).cpu()
+        base_alone = _base(session, validation, question, states, words.subject)
+        for context in words.contexts:
+            answer = predictions(session, states, joined(words.trigger, context)).cpu() - alone
+            base = _base(session, validation, question, states, joined(words.subject, context)) - base_alone
+            found.append(share_kept(answer, base))
     return math.fsum(found) / len(found)
 
 
@@ -386,6 +426,7 @@ def summed_up(
     epoch: int,
     step: int,
     drifts: Sequence[float],
+    following: float | None,
 ) -> ValidationDone:
     """From the losses (N,) and timesteps (N,) of each picture to the numbers of an epoch. Pictures count alike."""
     means = [float(own.double().mean()) for own in losses]
@@ -402,6 +443,7 @@ def summed_up(
         generalisation=_mean(apart),
         drift_class=drifts[0],
         drift_unrelated=_mean(drifts[1:]),
+        following=following,
         bands=_bands(questions, losses, grid, steps),
         pictures=pictures,
     )

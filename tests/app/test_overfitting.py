@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch) -> RunFolder:
     return create_run(RunSettings(save={"output_name": "bear"}))
 
 
-def measured(epoch: int, border: int = 3, held_out: int = 4) -> ValidationDone:
+def measured(epoch: int, border: int = 3, held_out: int = 4, following: float | None = None) -> ValidationDone:
     pictures = [PictureLoss(name=f"<b>{i}.png", held_out=False, loss=0.3 - 0.02 * epoch) for i in range(3)]
     pictures.append(PictureLoss(name="odd.png", held_out=False, loss=0.4))
     apart = [0.3 + 0.01 * (epoch - border) ** 2 + 0.01 * i for i in range(held_out)]
@@ -32,6 +32,7 @@ def measured(epoch: int, border: int = 3, held_out: int = 4) -> ValidationDone:
         generalisation=sum(apart) / held_out if held_out else None,
         drift_class=0.01 * epoch,
         drift_unrelated=0.02 * epoch,
+        following=following,
         bands=[BandLoss(low=0, high=250, fit=0.1, generalisation=None)],
         pictures=pictures,
     )
@@ -64,6 +65,19 @@ def test_points_stay_inside_the_picture(run):
 def test_it_says_so_while_there_is_little_to_go_by(run, count: int):
     page = overfitting.html(written(run, *(measured(epoch) for epoch in range(count))), "en")
     assert "Too few measurements" in page
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.8, 0.4), (1.0, 1.3, -0.2)])
+def test_prompt_following_is_a_curve_of_its_own_where_it_was_measured(run, values):
+    """On its own scale, which holds none (0) and as before (1) whatever was measured."""
+    history = [measured(epoch, following=value) for epoch, value in enumerate(values)]
+    curve = next(curve for curve in overfitting.curves(history) if curve.name == "following")
+    assert [value for _, value in curve.points] == list(values)
+    assert curve.bottom == min(0, *values)
+    assert curve.top == max(1, *values)
+    page = overfitting.html(written(run, *history), "en")
+    assert page.count("<polyline") == 4
+    assert f"Following of prompts {100 * values[-1]:.0f}%" in page
 
 
 def test_without_held_out_pictures_two_curves_are_left(run):
