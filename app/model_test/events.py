@@ -136,7 +136,8 @@ class Events:
         return {**self._shown(found), self.parts.places["problems"]: ""}
 
     def list_earlier(self, request: gr.Request) -> dict[str, Any]:
-        return gr.update(choices=earlier(language_of(request)))
+        choices = earlier(language_of(request))
+        return gr.update(choices=choices, visible=bool(choices))
 
     def of_shown_run(self, choice: str, request: gr.Request) -> Inputs:
         """Fill in a grid of the run that the monitor shows, and lead here; or say why there is none."""

@@ -93,6 +93,7 @@ def _start(ui: Ui, parts: Parts) -> None:
                 filterable=False,
                 scale=1,
                 min_width=220,
+                visible=False,
             )
         parts.places["progress"] = gr.HTML("", elem_id="mt_progress", elem_classes="kb-report", padding=False)
         parts.places["results"] = gr.HTML(

@@ -13,7 +13,7 @@ from app import jobs
 from lora_core.demo import DATASET, MINI_MODEL
 from lora_core.events import CheckpointSaved, RunFailed, RunFinished, SampleSaved
 from lora_core.runs import RunFolder, list_runs
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def real_app(new_app, tmp_path_factory):
 
 def fill(page, path: str, value: str) -> None:
     box = page.locator(f"#f-{path.replace('.', '-')} :is(input, textarea)").first
-    box.fill(value)
+    fill_in(page, box, value)
     box.press("Tab")
 
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 
 
 def box(page, path: str):
@@ -78,7 +78,7 @@ def test_a_problem_in_a_closed_part_is_led_to(form):
     page = form()
     open_tab(page, "parameters")
     page.click("#parameters_loss button")
-    box(page, "loss.min_snr_gamma").fill("-5")
+    fill_in(page, box(page, "loss.min_snr_gamma"), "-5")
     problem(page, "loss.min_snr_gamma").wait_for()
     page.click("#parameters_loss button")
     open_tab(page, "samples")
