@@ -52,7 +52,12 @@ class HandoverDialog:
                     label=t("send.name"), max_lines=1, elem_id="handover_name", elem_classes=["kb-field"], scale=3
                 )
                 self.strength = gr.Number(
-                    1.0, label=t("send.strength"), step=0.05, elem_id="handover_strength", scale=1
+                    1.0,
+                    label=t("send.strength"),
+                    step=0.05,
+                    elem_id="handover_strength",
+                    elem_classes=["kb-field"],
+                    scale=1,
                 )
             message = gr.HTML(
                 "", js_on_load=COPY_ON_CLICK, elem_id="handover_message", padding=False, apply_default_css=False

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lora_core.demo import MINI_MODEL
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 
 
 def box(page, path: str):
@@ -104,7 +104,7 @@ def test_a_search_leads_into_a_closed_part_above_the_level(form, tmp_path, local
     if path == "loss.prior_loss_weight":
         box(page, "model.base").blur()
         open_tab(page, "folders")
-        box(page, "dataset.reg_dir").fill(str(tmp_path))
+        fill_in(page, box(page, "dataset.reg_dir"), str(tmp_path))
         page.keyboard.press("Tab")
     set_level(page, "standard")
     open_tab(page, "samples")

@@ -1,10 +1,12 @@
 """The Inspect tab in a real browser: look, compare, load training settings, clean, edit; and files made to do harm."""
 
+import json
+
 import pytest
 
 from lora_core.io.headers import read_header
 from tests.app.inspect.samples import broken, good, hostile, metadata
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 
 WORDS = {
     "en-US": {"of": "8 of 264", "recipe": "Training recipe", "cosine": "Cosine by block", "wrong": "contain NaN"},
@@ -173,3 +175,27 @@ def test_a_phone_needs_no_sideways_scrolling(inspect, files, locale):
     page.click("#inspect_convert")
     page.wait_for_selector("#inspect_tool_convert", state="visible")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_lora_goes_to_a_web_ui_and_nothing_there_is_replaced_unasked(inspect, visit, files, tmp_path):
+    loras = tmp_path / "web UI" / "models" / "Lora"
+    loras.mkdir(parents=True)
+    (tmp_path / "web UI" / "webui.py").touch()
+    page = inspect(files / "usu.safetensors")
+    page.click("#inspect_send")
+    page.wait_for_selector("#handover_about img", state="visible")
+    assert "usu bear" in page.inner_text("#handover_about")
+    page.click("#handover_go")
+    until(page, lambda: "Choose the folder of your web UI" in page.inner_text("#handover_message"))
+    fill_in(page, box(page, "handover-folder"), str(tmp_path / "web UI"))
+    fill_in(page, page.locator("#handover_strength input").first, "0.8")
+    page.click("#handover_go")
+    until(page, lambda: "<lora:usu:0.8> usu bear" in page.inner_text("#handover_message"))
+    assert (loras / "usu.safetensors").read_bytes() == (files / "usu.safetensors").read_bytes()
+    card = json.loads((loras / "usu.json").read_text(encoding="utf-8"))
+    assert (card["activation text"], card["preferred weight"]) == ("usu bear", 0.8)
+    (loras / "usu.safetensors").write_bytes(b"mine")
+    page.click("#handover_go")
+    page.wait_for_selector("#handover_replace", state="visible")
+    assert (loras / "usu.safetensors").read_bytes() == b"mine"
+    assert visit.errors == []
