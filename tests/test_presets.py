@@ -37,6 +37,13 @@ def test_the_presets_of_the_first_page_are_there():
 
 
 @each
+def test_the_file_of_a_preset_loads_as_settings_do(preset):
+    loaded = load_settings(FOLDER / f"{preset.name}.toml")
+    assert loaded == apply_preset(RunSettings(), preset)
+    assert loaded != RunSettings()
+
+
+@each
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_preset_says_for_whom_it_is(preset, language):
     assert preset.title(language).strip()

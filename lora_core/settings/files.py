@@ -80,7 +80,7 @@ def load_settings(path: Path) -> RunSettings:
 
 
 def load(path: Path, may_read: Callable[[Path], bool] = anything) -> Loaded:
-    """Settings from a .toml or .json file, a LoRA (.safetensors), the folder of a run, or a file of Kohya's.
+    """Settings from a .toml or .json file, a preset, a LoRA (.safetensors), the folder of a run, or a file of Kohya's.
 
     What a file leaves out has its default. Raises UserError (SettingsError for single settings) naming place and cure.
     ``may_read`` says which files that a Kohya file names may be read, too.
@@ -92,7 +92,12 @@ def load(path: Path, may_read: Callable[[Path], bool] = anything) -> Loaded:
         return Loaded(_from_lora(path))
     if path.suffix.lower() in COMMANDS:
         return load_text(_read_text(path), path, may_read)
-    return _of_tree(read_tree(path), path, may_read)
+    tree = read_tree(path)
+    if "preset" in tree:
+        from lora_core.settings.presets import apply_preset, read_preset  # which read their files with this module
+
+        return Loaded(apply_preset(RunSettings(), read_preset(path)))
+    return _of_tree(tree, path, may_read)
 
 
 def load_text(text: str, path: Path, may_read: Callable[[Path], bool] = anything) -> Loaded:
