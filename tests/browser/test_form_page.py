@@ -54,11 +54,11 @@ def form(open_page):
 def test_a_bad_number_is_said_at_its_field(form, visit, locale, words):
     page = form(locale=locale)
     open_tab(page, "parameters")
-    box(page, "network.rank").fill("0")
+    fill_in(page, box(page, "network.rank"), "0")
     problem(page, "network.rank").wait_for()
     assert words in problem(page, "network.rank").inner_text()
     assert box(page, "network.rank").get_attribute("aria-invalid") == "true"
-    box(page, "network.rank").fill("8")
+    fill_in(page, box(page, "network.rank"), "8")
     problem(page, "network.rank").wait_for(state="detached")
     assert visit.errors == []
     assert visit.foreign == []
@@ -117,7 +117,7 @@ def test_what_is_on_the_page_survives_a_reload(form):
     open_tab(page, "folders")
     box(page, "dataset.trigger_words").press_sequentially("usu くま", delay=10)
     open_tab(page, "parameters")
-    box(page, "network.rank").fill("")
+    fill_in(page, box(page, "network.rank"), "")
     problem(page, "network.rank").wait_for()
     page.reload()
     page.wait_for_selector("#job_pill .jp")
@@ -130,7 +130,7 @@ def test_what_is_on_the_page_survives_a_reload(form):
 def test_the_tree_and_the_steps_appear(form, images):
     page = form()
     open_tab(page, "folders")
-    box(page, "dataset.train_dir").fill(f'"{images}"')
+    fill_in(page, box(page, "dataset.train_dir"), f'"{images}"')
     page.wait_for_selector("#folder_report .kb-tree")
     until(page, lambda: "20_usu bear: 20 × 3 images, 0 captions" in page.inner_text("#folder_report"))
     page.wait_for_selector("#kb_steps .kb-steps")
@@ -140,7 +140,7 @@ def test_the_tree_and_the_steps_appear(form, images):
 def test_the_wrong_folder_is_put_right_by_one_click(form, images):
     page = form()
     open_tab(page, "folders")
-    box(page, "dataset.train_dir").fill(str(images / "20_usu bear"))
+    fill_in(page, box(page, "dataset.train_dir"), str(images / "20_usu bear"))
     page.click("#f-dataset-train_dir .kp-fix")
     problem(page, "dataset.train_dir").wait_for(state="detached")
     until(page, lambda: box(page, "dataset.train_dir").input_value() == str(images))
@@ -149,7 +149,7 @@ def test_the_wrong_folder_is_put_right_by_one_click(form, images):
 def test_the_folder_browser_fills_the_field(form, images):
     page = form()
     open_tab(page, "folders")
-    box(page, "dataset.train_dir").fill(str(images.parent))
+    fill_in(page, box(page, "dataset.train_dir"), str(images.parent))
     page.click("#browse-dataset-train_dir")
     page.locator(".fb-entry", has_text=images.name).click()
     page.wait_for_function("name => document.querySelector('.fb-path').value.endsWith(name)", arg=images.name)
@@ -170,7 +170,7 @@ def test_the_folder_browser_closes_with_escape(form):
 def test_saved_settings_come_back(form):
     page = form()
     open_tab(page, "parameters")
-    box(page, "network.rank").fill("24")
+    fill_in(page, box(page, "network.rank"), "24")
     page.wait_for_timeout(500)
     page.click("#save_settings")
     page.wait_for_selector("#save_dialog", state="visible")

@@ -7,7 +7,7 @@ from lora_core.data.folders import scan
 from lora_core.runs import list_runs
 from lora_core.settings.files import load_settings
 from tests.browser.test_form_page import box, form, open_tab
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 
 __all__ = ["form"]
 WORDS = {
@@ -30,7 +30,7 @@ def test_a_folder_and_two_words_become_a_training(form, app, visit, pictures, lo
     fill, rule = WORDS[locale]
     page = form(locale=locale)
     open_tab(page, "source_model")
-    box(page, "model.base").fill("built-in")
+    fill_in(page, box(page, "model.base"), "built-in")
     open_tab(page, "guide")
     page.fill("#f-guide-folder :is(input, textarea)", str(pictures))
     until(page, lambda: page.locator(".gd-found").inner_text() != "")

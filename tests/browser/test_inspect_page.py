@@ -44,7 +44,7 @@ def inspect(open_page):
 
 
 def show(page, path) -> None:
-    box(page, "inspect-path").fill(f'"{path}"')
+    fill_in(page, box(page, "inspect-path"), f'"{path}"')
     page.wait_for_function("name => document.querySelector('#inspect_head')?.innerText.includes(name)", arg=path.stem)
     page.wait_for_selector("#inspect_weights .in-chart, #inspect_weights .kb-bad")
 
@@ -80,12 +80,12 @@ def test_a_lora_is_told_and_its_training_loaded(inspect, visit, files, locale):
 @in_both
 def test_two_are_compared(inspect, visit, files, locale):
     page = inspect(files / "usu.safetensors", locale=locale)
-    box(page, "inspect-other").fill(str(files / "other.safetensors"))
+    fill_in(page, box(page, "inspect-other"), str(files / "other.safetensors"))
     page.wait_for_selector("#inspect_compared .in-cosine")
     text = page.inner_text("#inspect_compared")
     assert WORDS[locale]["cosine"] in text
     assert "1234" in text
-    box(page, "inspect-other").fill("")
+    fill_in(page, box(page, "inspect-other"), "")
     page.wait_for_selector("#inspect_compared .in-cosine", state="detached")
     assert visit.errors == []
 
@@ -129,7 +129,7 @@ def test_an_edit_takes_the_place_of_the_original_after_asking(inspect, tmp_path)
     page.wait_for_function("document.querySelector('#f-inspect-title :is(input, textarea)')?.value === 'Usu the bear'")
     page.click("#inspect_panel_start")
     page.wait_for_selector("#inspect_panel_message .kb-dialog-error")
-    box(page, "inspect-title").fill("くま & <b>")
+    fill_in(page, box(page, "inspect-title"), "くま & <b>")
     page.click("#inspect_panel_start")
     page.click("#inspect_job [data-tool=replace]")
     assert read_header(path).metadata["modelspec.title"] == metadata()["modelspec.title"]
@@ -142,7 +142,7 @@ def test_a_proposed_rank_reaches_the_merge_tab(inspect, files):
     page = inspect(files / "usu.safetensors")
     page.click("#inspect_resize")
     page.wait_for_selector("#inspect_tool_resize", state="visible")
-    box(page, "inspect-rank").fill("4")
+    fill_in(page, box(page, "inspect-rank"), "4")
     page.click("#inspect_in_merge")
     page.wait_for_selector("#tab_merge", state="visible")
     page.wait_for_function("document.querySelector('#f-merge-rank input[type=number]')?.value === '4'")
@@ -157,7 +157,7 @@ def test_hostile_metadata_do_nothing(inspect, visit, files):
     until(page, lambda: page.locator("#inspect_details .in-tag-list > li:visible").count() == 1)
     page.click("#inspect_edit")
     page.wait_for_selector("#inspect_tool_edit", state="visible")
-    box(page, "inspect-other").fill(str(files / "usu.safetensors"))
+    fill_in(page, box(page, "inspect-other"), str(files / "usu.safetensors"))
     page.wait_for_selector("#inspect_compared .in-cosine")
     page.wait_for_timeout(500)
     assert page.evaluate("window.harmed") is None
@@ -170,7 +170,7 @@ def test_hostile_metadata_do_nothing(inspect, visit, files):
 @in_both
 def test_a_phone_needs_no_sideways_scrolling(inspect, files, locale):
     page = inspect(files / "usu.safetensors", locale=locale, width=390, height=844)
-    box(page, "inspect-other").fill(str(files / "other.safetensors"))
+    fill_in(page, box(page, "inspect-other"), str(files / "other.safetensors"))
     page.wait_for_selector("#inspect_compared .in-cosine")
     page.click("#inspect_convert")
     page.wait_for_selector("#inspect_tool_convert", state="visible")

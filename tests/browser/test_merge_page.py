@@ -11,7 +11,7 @@ from lora_core.io.arrays import open_arrays, save_arrays
 from lora_core.merge.blocks import names, parse
 from lora_core.merge.lora import load_lora
 from lora_core.runs import list_runs
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 from tests.merge.makers import write_lora
 
 SEVENTEEN = "1,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1,0.5"
@@ -47,7 +47,7 @@ def box(page, key: str):
 
 def choose_files(page, *paths: Path) -> None:
     for row, path in enumerate(paths, 1):
-        box(page, f"path{row}").fill(str(path))
+        fill_in(page, box(page, f"path{row}"), str(path))
     for row, _ in enumerate(paths, 1):
         page.wait_for_selector(f"#merge_card{row} .mg-card")
 
@@ -87,8 +87,8 @@ def test_two_loras_become_one(merge, files, visit, tmp_path, locale, button, kep
     page = merge(locale=locale)
     assert page.inner_text("#merge_go") == button
     choose_files(page, files / "くま.safetensors", files / "hat.safetensors")
-    box(page, "ratio2").fill("0.5")
-    box(page, "folder").fill(str(tmp_path))
+    fill_in(page, box(page, "ratio2"), "0.5")
+    fill_in(page, box(page, "folder"), str(tmp_path))
     page.wait_for_selector(f".mg-kept:has-text('{kept}')")
     page.wait_for_selector("#merge_summary code:text-is('<lora:くま_hat:1>')")
     page.click("#merge_go")
@@ -149,10 +149,10 @@ def test_seventeen_numbers_are_pasted(merge, files):
     choose_files(page, files / "くま.safetensors")
     open_weights(page, 1)
     assert set(weights(page, 1).values()) == {1}
-    box(page, "weights1").fill(SEVENTEEN)
+    fill_in(page, box(page, "weights1"), SEVENTEEN)
     page.wait_for_function("document.querySelector('#merge_editor1 [data-block=OUT11]').ariaValueNow === '0.5'")
     assert weights(page, 1) == dict(parse(SEVENTEEN, "sd1").by_block)
-    box(page, "weights1").fill("1,2,3")
+    fill_in(page, box(page, "weights1"), "1,2,3")
     page.wait_for_selector("#merge_editor1 .bw-error:has-text('3 layer weights were given')")
 
 
@@ -189,8 +189,8 @@ def test_a_file_that_is_there_is_asked_about(app, merge, files, tmp_path):
     taken = tmp_path / "taken.safetensors"
     taken.write_bytes(b"mine")
     choose_files(page, files / "くま.safetensors", files / "hat.safetensors")
-    box(page, "folder").fill(str(tmp_path))
-    box(page, "name").fill("taken")
+    fill_in(page, box(page, "folder"), str(tmp_path))
+    fill_in(page, box(page, "name"), "taken")
     page.wait_for_selector("#merge_summary code:text-is('<lora:taken:1>')")
     page.click("#merge_go")
     page.wait_for_selector("#merge_replace:has-text('taken.safetensors')", state="visible")
@@ -226,7 +226,7 @@ def test_rows_come_and_go(merge, files):
     choose_files(page, files / "くま.safetensors", files / "hat.safetensors")
     page.click("#merge_add")
     page.wait_for_selector("#merge_row3", state="visible")
-    box(page, "path3").fill(str(files / "large.safetensors"))
+    fill_in(page, box(page, "path3"), str(files / "large.safetensors"))
     page.wait_for_selector("#merge_card3 .mg-bad")
     page.click("#merge_remove1")
     page.wait_for_selector("#merge_row3", state="hidden")
@@ -259,9 +259,8 @@ def test_pictures_before_anything_is_saved(merge, tmp_path):
     page.locator("#merge_what label").nth(4).click()
     choose_files(page, tmp_path / "a.safetensors")
     page.click("#merge_preview > button")
-    box(page, "preview_prompts").fill("a bear")
-    box(page, "preview_steps").fill("1")
-    page.wait_for_timeout(500)
+    fill_in(page, box(page, "preview_prompts"), "a bear")
+    fill_in(page, box(page, "preview_steps"), "1")
     page.click("#merge_draw")
     page.set_default_timeout(180_000)
     page.wait_for_function("document.querySelectorAll('#merge_pictures .sg-item img').length === 4")

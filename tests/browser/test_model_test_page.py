@@ -12,7 +12,7 @@ from lora_core.runs import create_run, list_runs
 from lora_core.settings import RunSettings
 from tests.browser.test_merge_page import mini_lora
 from tests.browser.test_monitor_page import choose_run
-from tests.browser.waiting import until
+from tests.browser.waiting import fill_in, until
 from tests.merge.makers import write_lora
 
 pytestmark = pytest.mark.skipif(
@@ -57,9 +57,9 @@ def test_a_prompt_becomes_a_picture_with_the_lora(tab, app, files, visit, locale
     page = tab(locale=locale)
     assert page.inner_text("#mt_go") == TITLES[locale]
     assert page.is_hidden("#train_button")
-    box(page, "prompts").fill("a bear\na (cat:1.2) <lora:usu:0.5>")
-    box(page, "lora").fill(str(files / "usu.safetensors"))
-    box(page, "steps").fill("1")
+    fill_in(page, box(page, "prompts"), "a bear\na (cat:1.2) <lora:usu:0.5>")
+    fill_in(page, box(page, "lora"), str(files / "usu.safetensors"))
+    fill_in(page, box(page, "steps"), "1")
     page.wait_for_timeout(500)
     page.keyboard.press("Control+Enter")
     page.set_default_timeout(180_000)
@@ -84,7 +84,7 @@ def test_the_grid_of_the_latest_training_is_one_click(tab, app, files):
     page.click("#mt_latest")
     page.wait_for_selector("#f-mt-run_folder", state="visible")
     until(page, lambda: box(page, "run_folder").input_value() == str(files))
-    box(page, "columns_values").fill("0, 1")
+    fill_in(page, box(page, "columns_values"), "0, 1")
     page.wait_for_timeout(500)
     page.click("#mt_go")
     page.set_default_timeout(180_000)
@@ -98,8 +98,8 @@ def test_a_folder_without_epochs_is_told(tab, app, tmp_path, locale, words):
     page = tab(locale=locale)
     page.locator("#f-mt-mode label").nth(1).click()
     page.wait_for_selector("#f-mt-run_folder", state="visible")
-    box(page, "prompts").fill("a bear")
-    box(page, "run_folder").fill(str(tmp_path))
+    fill_in(page, box(page, "prompts"), "a bear")
+    fill_in(page, box(page, "run_folder"), str(tmp_path))
     page.wait_for_timeout(500)
     page.click("#mt_go")
     page.wait_for_selector(f"#mt_problems [role=alert]:has-text('{words}')")
@@ -117,8 +117,8 @@ def test_a_folder_without_epochs_is_told(tab, app, tmp_path, locale, words):
 def test_what_cannot_be_drawn_is_told_at_once(tab, app, tmp_path, name, prompt, words):
     write_lora(tmp_path / "large.safetensors", "sdxl")
     page = tab()
-    box(page, "prompts").fill(prompt)
-    box(page, "lora").fill(str(tmp_path / name))
+    fill_in(page, box(page, "prompts"), prompt)
+    fill_in(page, box(page, "lora"), str(tmp_path / name))
     page.wait_for_timeout(500)
     page.click("#mt_go")
     page.wait_for_selector(f"#mt_problems [role=alert]:has-text('{words}')")
@@ -149,7 +149,7 @@ def test_from_the_monitor_to_the_kept_epoch_and_its_proof(tab, app, files, tmp_p
     until(page, lambda: box(page, "run_folder").input_value() == str(folder))
     assert box(page, "columns_values").input_value() == "0, 0.4, 0.6, 0.8, 1"
     assert box(page, "seed").input_value() == "5"
-    box(page, "columns_values").fill("0, 1")
+    fill_in(page, box(page, "columns_values"), "0, 1")
     page.wait_for_timeout(500)
     page.click("#mt_go")
     page.set_default_timeout(180_000)
@@ -171,7 +171,7 @@ def test_from_the_monitor_to_the_kept_epoch_and_its_proof(tab, app, files, tmp_p
     kept = folder / "usu-best.safetensors"
     assert kept.read_bytes() == (folder / "usu-000001.safetensors").read_bytes()
 
-    box(page, "lora").fill(str(kept))
+    fill_in(page, box(page, "lora"), str(kept))
     page.wait_for_timeout(500)
     page.click("#mt_proof")
     page.wait_for_selector("#mt_results .mt-proof li")
