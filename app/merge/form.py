@@ -1,11 +1,10 @@
 """What the Merge tab shows, as plain values by key: how it begins, what belongs to a choice, what is kept."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.drafts import read_draft
+from app.drafts import of_right_kind, read_draft
 from lora_core.merge.methods import METHODS
 from lora_core.runs import home
 
@@ -71,7 +70,8 @@ DEFAULTS: dict[str, Any] = {
 """
 for _row in ROWS:
     DEFAULTS |= {f"path{_row}": "", f"ratio{_row}": 1.0, f"weights{_row}": ""}
-CHOICES: Mapping[str, Sequence[str]] = {
+CHOICES: Mapping[str, Sequence[str | int]] = {
+    "shown": range(MOST_LORAS + 1),
     "what": WHATS,
     "method": tuple(METHODS),
     "size_add": SIZES["add"],
@@ -183,20 +183,5 @@ def load_draft(path: Path) -> dict[str, Any]:
 
 
 def checked(kept: Values) -> dict[str, Any]:
-    """Values of the right kind for every key; the default where one is of another. 0 is an empty optional number."""
-    values = {key: kept[key] if key in kept and fits(key, kept[key]) else default for key, default in DEFAULTS.items()}
-    return values | {key: None for key, default in DEFAULTS.items() if default is None and values[key] == 0}
-
-
-def fits(key: str, value: Any) -> bool:
-    """Whether the tab can hold a value, legal or not yet."""
-    default = DEFAULTS[key]
-    if key in CHOICES:
-        return isinstance(value, str) and value in CHOICES[key]
-    if key == "shown":
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_LORAS
-    if isinstance(default, bool):
-        return isinstance(value, bool)
-    if isinstance(default, str):
-        return isinstance(value, str)
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    """Values of the right kind for every key of the tab."""
+    return of_right_kind(kept, DEFAULTS, CHOICES)

@@ -1,6 +1,5 @@
 """What the Model test tab shows, as plain values by key: how it begins, what is kept, and the job it describes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -8,7 +7,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from app import jobs
-from app.drafts import read_draft
+from app.drafts import of_right_kind, read_draft
 from app.folder_view import is_allowed
 from app.merge.values import FormError, Term
 from lora_core.errors import UserError
@@ -72,18 +71,8 @@ def load_draft(path: Path) -> dict[str, Any]:
 
 
 def checked(kept: Values) -> dict[str, Any]:
-    """Values of the right kind for every key; the default where one is of another. 0 is an empty optional number."""
-    values = {key: kept[key] if key in kept and fits(key, kept[key]) else default for key, default in DEFAULTS.items()}
-    return values | {key: None for key, default in DEFAULTS.items() if default is None and values[key] == 0}
-
-
-def fits(key: str, value: Any) -> bool:
-    """Whether the tab can hold a value, legal or not yet."""
-    if key in CHOICES:
-        return isinstance(value, str) and value in CHOICES[key]
-    if isinstance(DEFAULTS[key], str):
-        return isinstance(value, str)
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    """Values of the right kind for every key of the tab."""
+    return of_right_kind(kept, DEFAULTS, CHOICES)
 
 
 def visible(values: Values) -> dict[str, bool]:
