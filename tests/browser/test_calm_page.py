@@ -26,6 +26,16 @@ def set_level(page, level: str) -> None:
     page.wait_for_selector(f"[data-level={level}][aria-pressed=true]")
 
 
+REMEMBER_LEVELS = """() => {
+  window.levelsShown = [];
+  const note = () => {
+    const level = document.querySelector("#kb_levels [aria-pressed=true]")?.dataset.level;
+    if (level && level !== (window.levelsShown.at(-1) ?? "standard")) window.levelsShown.push(level);
+  };
+  new MutationObserver(note).observe(document.querySelector("#kb_levels"), { childList: true, subtree: true });
+}"""
+
+
 @pytest.fixture
 def form(open_page):
     """The page with an empty form."""
@@ -63,6 +73,27 @@ def test_a_level_hides_fields_keeps_values_and_is_remembered(form, visit):
     until(page, lambda: is_seen(page, "train.seed"))
     assert box(page, "train.seed").input_value() == "7"
     assert visit.errors == []
+
+
+def test_an_answer_from_before_the_choice_does_not_take_it_back(form):
+    page = form()
+    open_tab(page, "parameters")
+    set_level(page, "beginner")
+    late, holding = [], [True]
+    keep = lambda route: late.append((route, route.fetch())) if holding else route.continue_()  # noqa: E731
+    page.route("**/gradio_api/run/**", keep)
+    fill_in(page, box(page, "train.epochs"), "3")
+    until(page, lambda: any('"beginner"' in answer.text() for _, answer in late))
+    holding.clear()
+    set_level(page, "standard")
+    until(page, lambda: is_seen(page, "train.seed"))
+    page.evaluate(REMEMBER_LEVELS)
+    for route, answer in late:
+        route.fulfill(response=answer)
+    with page.expect_response("**/gradio_api/run/**"):  # a newer one has gone through, so the late ones have arrived
+        fill_in(page, box(page, "train.epochs"), "4")
+    set_level(page, "expert")
+    assert page.evaluate("window.levelsShown") == ["expert"]
 
 
 def test_a_changed_field_is_marked_and_put_back(form):
