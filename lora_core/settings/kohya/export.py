@@ -44,6 +44,7 @@ _OWN_WAY = {
     "schedule.step_rules",
     "train.stop_text_encoder_training",
     "train.adapter_precision",
+    "train.base_precision",
     "train.cache_text_encoder_outputs",
     "train.epochs",
     "train.max_train_steps",
@@ -220,6 +221,9 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     if "%" in getattr(settings.schedule, "step_rules", ""):
         left_out("schedule.step_rules", getattr(settings.schedule, "step_rules", ""), "step_rules")
     yield "full_bf16", settings.train.adapter_precision == "bf16"
+    yield "fp8_base", settings.train.base_precision != "full"
+    if settings.train.base_precision != "full":
+        left_out("train.base_precision", settings.train.base_precision, "base_precision")
     if settings.train.cache_text_encoder_outputs == "disk" and not settings.model.family.startswith("sd1"):
         yield "sdxl_cache_text_encoder_outputs", True
         yield "cache_text_encoder_outputs_to_disk", True
