@@ -48,7 +48,7 @@ def held_out_loss(storage: str, epochs: int, folder: Path) -> tuple[float, float
         "validation.folder": HELDOUT,
         "save.output_dir": folder / storage,
     }
-    settings = with_values(lay_over(RunSettings(), find_preset("demo").values), changes)
+    settings = with_values(lay_over(RunSettings(), find_preset("demo")), changes)
     found = [event.generalisation for event in train(settings) if isinstance(event, ValidationDone)]
     return found[0] or math.nan, found[-1] or math.nan
 
