@@ -1,5 +1,6 @@
 """A copier LoRA of two pictures: the formulas written out, the two directions, the mask, and a run from end to end."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,7 +110,7 @@ def session(folder):
         stopped_texts=None,
         device=torch.device("cpu"),
         team=Team(),
-        pair=PairLatents.of(*latents()),
+        pairs={Path("b.png"): PairLatents.of(*latents())},
     )
     network.detach()
 
@@ -117,7 +118,7 @@ def session(folder):
 @pytest.mark.parametrize("strength", [1.0, -1.0])
 def test_the_loss_equals_the_formula_written_out(session, strength):
     session.network.multiplier = strength
-    batch = Batch(["a bear", "a bear"], torch.ones(2), [])
+    batch = Batch(["a bear", "a bear"], torch.ones(2), [Path("b.png")] * 2)
     found = pair_loss(session, batch, torch.Generator().manual_seed(7), encode_captions)
     assert session.network.multiplier == strength
 
@@ -135,21 +136,17 @@ def test_the_loss_equals_the_formula_written_out(session, strength):
     with torch.no_grad():
         base_here, base_other = answer(here), answer(other)
     session.network.attach()
-    mask = session.pair.mask_11HW
+    mask = session.pairs[Path("b.png")].mask_B1HW
     error = (answer(here) - (mask * base_other + (1 - mask) * base_here)).square().mean(1, keepdim=True)
     expected = (error * mask).mean() / mask.mean() + 0.5 * (error * (1 - mask)).mean() / (1 - mask).mean()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_directions_take_turns(session):
-    seen = []
-    for number in range(4):
-        with facing(session.pair, session.network, number):
-            seen.append(session.network.multiplier)
-    assert seen == [-1, 1, -1, 1]
+@pytest.mark.parametrize(("forward", "strength"), [(True, 1), (False, -1), (None, 1)])
+def test_a_direction_is_a_strength(session, forward, strength):
+    with facing(session.network, forward):
+        assert session.network.multiplier == strength
     assert session.network.multiplier == 1
-    with facing(None, session.network, 0):
-        assert session.network.multiplier == 1
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
@@ -210,15 +207,24 @@ def test_gradient_checkpointing_changes_nothing(settings, tmp_path):
         torch.testing.assert_close(tensor, weights[1][key], rtol=1e-4, atol=1e-6)
 
 
+def prepared(settings):
+    steps = prepare(settings)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_the_directions_take_turns(settings):
+    session = prepared(settings)
+    assert [session.forward(session.feed(1, 0), number) for number in range(4)] == [False, True, False, True]
+
+
 def test_other_pictures_cannot_be_resumed(settings, pictures):
     def fingerprint(**update):
         changed = settings.model_copy(update={"dataset": settings.dataset.model_copy(update=update)})
-        steps = prepare(changed)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value.data_facts.fingerprint
+        return prepared(changed).data_facts.fingerprint
 
     first = fingerprint()
     assert fingerprint(pair_before=pictures / "after.png", pair_after=pictures / "before.png") != first
