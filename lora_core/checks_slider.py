@@ -34,6 +34,13 @@ def text_encoder_of_slider(settings: RunSettings) -> Found:
         yield Problem(path, "checks.slider_text_encoder", {}, "warning", {path: False})
 
 
+def pictures_of_slider(settings: RunSettings) -> Found:
+    """Whoever left the prompt behind and chose pictures would wonder why they are not learned."""
+    if settings.slider.is_on and settings.dataset.has_pictures and not settings.dataset.has_pair:
+        values = {"target": settings.slider.target.strip()}
+        yield Problem("slider.target", "checks.slider_pictures", values, "warning", {"slider.target": ""})
+
+
 def unused_by_slider(settings: RunSettings) -> Found:
     """Nothing is compared with a picture, so neither regularisation pictures nor validation say anything."""
     if not settings.slider.is_on or settings.dataset.has_pair:
@@ -50,5 +57,6 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     prompts_of_slider,
     slider_and_pair,
     text_encoder_of_slider,
+    pictures_of_slider,
     unused_by_slider,
 )

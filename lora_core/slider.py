@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lora_core.settings import RunSettings, SliderSettings
 
 PICTURES = 16
-"""Pictures that the model draws where there is no image folder. They are shown with new noise each time, and at the high
-noise where a concept is decided they hardly differ; more of them only make the start longer."""
+"""Pictures that the model draws where there is no image folder. They get new noise each time they are shown, and at the
+high noise where a concept is decided they hardly differ; more of them mostly make the start longer."""
 
 
 @dataclass(frozen=True)

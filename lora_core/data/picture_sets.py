@@ -22,7 +22,7 @@ from lora_core.settings import DatasetSettings
 
 BEFORE, AFTER = "dataset.pair_before", "dataset.pair_after"
 MOST_REPEATS = 20
-"""A small folder of opposites is shown at most so often for each showing of the other: its pictures would be learned."""
+"""A small folder of opposites is shown at most so often for one showing of the other: it would be learned by heart."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def settings_for(before: Path | None, after: Path | None, page: RunSettings) -> 
         "model.base": page.model.base,
         **{f"dataset.{name}": None for name in _FOLDERS},
         "dataset.trigger_words": "",
+        "slider.target": "",
         "dataset.pair_before": before,
         "dataset.pair_after": after,
         "save.output_dir": page.save.output_dir or home() / "output",

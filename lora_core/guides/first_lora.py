@@ -297,7 +297,7 @@ def _is_ours(settings: RunSettings) -> bool:
 def _only_folder(pictures: Pictures) -> dict[str, Any]:
     """The pictures in place of whatever was trained before."""
     none = dict.fromkeys(("config", "metadata_file", "pair_before", "pair_after"))
-    values: dict[str, Any] = {f"dataset.{name}": value for name, value in none.items()}
+    values: dict[str, Any] = {f"dataset.{name}": value for name, value in none.items()} | {"slider.target": ""}
     values["dataset.caption_extension"] = pictures.caption_extension
     return values | {"dataset.train_dir": pictures.folder}
 

@@ -6,21 +6,20 @@ With f0 the source model's answer to noisy latents z at time t, and eta how far 
     f(z, target; -1)  ->  f0(z, target) - eta (f0(z, more) - f0(z, less))
 
 Gandikota et al. 2023, "Concept Sliders: LoRA Adaptors for Precise Control in Diffusion Models", equation 7. There f is
-noise prediction. It holds for velocity and flow as it stands: whatever a model predicts is a(t) z + b(t) x0 of the clean
-picture x0 that it believes in, with a and b of the noise process alone. z and t are the same in all answers, so the
-weights 1 + eta - eta = 1 leave a(t) z once on both sides, and every line says the same of the estimates:
+noise prediction. It holds for velocity and flow as it stands: whatever a model predicts is a(t) z + b(t) x0 of the
+clean picture x0 that it believes in, with a and b of the noise process alone. z and t are the same in all answers, so
+the weights 1 + eta - eta = 1 leave a(t) z once on both sides, and every line says the same of the estimates:
 
     x0(target; +1)  ->  x0(target) + eta (x0(more) - x0(less))
 
 Words that the concept must not drag along stand in front of all three prompts in turn, which is the paper's sum over
 concepts to preserve (equation 8), one of them a sample.
 
-The latents. The paper denoises from noise to time t with the prompt anew for each step, some twenty passes for one
-gradient. Here a few whole pictures are drawn at the start with the source model and get new noise at each step: drawing
-follows the process backwards, so z has the same distribution either way, as far as the drawing is exact. It costs one
-pass without noise levels that nobody asked for, and z depends on the seed and not on the weights: a run resumes exactly.
-With an image folder, its pictures take their place. Training both directions, in turn, is as in later implementations;
-the paper's code trains one of them and trusts that the other follows.
+The latents. The paper denoises from noise to time t with the prompt, anew for each step: some twenty passes for one
+gradient. Here a few whole pictures are drawn at the start with the source model and get new noise at each step. Drawing
+follows the process backwards, so z has the same distribution either way, as far as the drawing is exact; and z depends
+on the seed and not on the weights, so a run resumes exactly. With an image folder, its pictures take their place.
+Both directions are trained, in turn; the paper's code trains one of them and trusts that the other follows.
 
 A distilled model (FLUX.1 dev) is told a guidance g and answers as guidance would: about f(no words) + g (f(words) -
 f(no words)). So its difference of two prompts is already g times that of the prompts; the others get this factor when
@@ -43,7 +42,7 @@ Answer = Callable[[Sequence[str]], Tensor]
 
 
 def steered(target: Tensor, more: Tensor, less: Tensor, eta: float) -> Tensor:
-    """target + eta (more - less); Gandikota et al. 2023, equation 7. Answers of the source model to the same latents."""
+    """target + eta (more - less); Gandikota et al. 2023, equation 7."""
     return target + eta * (more - less)
 
 
