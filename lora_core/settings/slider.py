@@ -12,8 +12,8 @@ class SliderSettings(Settings):
     """The same with less of it, or its opposite, such as "sad bear": strength -1 goes there."""
     keep: str = setting("", "Concept slider: keep apart", max_length=2000)
     """Words that the concept must not drag along, one a line, such as "male" and "female". The way is trained with each of them in front of the prompts, too."""
-    guidance: float = setting(2.0, "Concept slider: guidance", gt=0, le=100)
-    """How far strength 1 goes, in ways from less to more. 1 to 4 is usual; more shows sooner and spoils pictures sooner."""
+    guidance: float = setting(1.0, "Concept slider: guidance", gt=0, le=100)
+    """How far strength 1 goes: with 1 as far from the prompt as less and more lie apart. Up to 4 for subtle things; higher shows sooner and spoils pictures sooner."""
 
     @property
     def is_on(self) -> bool:

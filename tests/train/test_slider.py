@@ -146,13 +146,19 @@ def test_at_the_first_step_both_directions_are_as_far_away(settings):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_both_directions(settings):
-    settings = changed(settings, train={"epochs": 8}, schedule={"warmup": 0})
+    """The same latents again and again: what is left to either side is less than half of it soon."""
     session = run_to_end(prepare(settings))
-    before = [float(loss_of(session, forward=forward).detach()) for forward in (True, False)]
-    for step in range(session.plan.total_steps):
-        train_step(session, step)
-    after = [float(loss_of(session, forward=forward).detach()) for forward in (True, False)]
-    assert all(now < 0.9 * then for now, then in zip(after, before, strict=True)), (before, after)
+    optimizer = torch.optim.Adam(session.network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        for forward in (True, False):
+            with facing(session.network, forward):
+                loss = batch_loss(session, session.feed(1, 0), generator(0, "noise", 1, 0))
+                loss.backward()
+            losses.append(loss.item())
+        optimizer.step()
+    assert max(losses[-2:]) < 0.5 * min(losses[:2]), losses
 
 
 # ---- words and pictures ----------------------------------------------------------------------------------------------
