@@ -235,3 +235,52 @@ def test_a_run_with_one_picture_only_does_not_start(settings):
     with pytest.raises(ProblemsFound) as found:
         list(train(settings))
     assert [problem.key for problem in found.value.problems] == ["data.pair_one_only"]
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_folders(settings, tmp_path):
+    """Settings for a folder of two bluish pictures, and one of two reddish ones by the names that are given."""
+
+    def make(*names):
+        for folder, files, dot in (("a", ("1", "2"), "blue"), ("b", names, "red")):
+            (tmp_path / folder).mkdir()
+            for number, name in enumerate(files):
+                picture = Image.new("RGB", (64, 64), (120, 120 + 40 * number, 120))
+                ImageDraw.Draw(picture).ellipse((20 + 10 * number, 10, 50, 40), fill=dot)
+                picture.save(tmp_path / folder / f"{name}.png")
+        update = {"pair_before": tmp_path / "a", "pair_after": tmp_path / "b"}
+        return settings.model_copy(update={"dataset": settings.dataset.model_copy(update=update)})
+
+    return make
+
+
+def test_every_pair_of_two_folders_is_trained_as_a_pair(of_folders, tmp_path):
+    settings = of_folders("2", "1")
+    session = prepared(settings)
+    assert {path.name for path in session.pairs} == {"1.png", "2.png"}
+    for after, pair in session.pairs.items():
+        own = settings.dataset.model_copy(
+            update={"pair_before": tmp_path / "a" / after.name, "pair_after": after},
+        )
+        (alone,) = prepared(settings.model_copy(update={"dataset": own})).pairs.values()
+        assert torch.equal(pair.before_BCHW, alone.before_BCHW)
+        assert torch.equal(pair.mask_B1HW, alone.mask_B1HW)
+    assert [event.reason for event in train(settings) if isinstance(event, RunFinished)] == ["completed"]
+
+
+def test_opposites_are_drawn_at_opposite_strengths(of_folders):
+    """The ordinary loss, at -1 for the first folder and at 1 for the second, in batches of one folder only."""
+    settings = of_folders("x", "y")
+    session = prepared(settings)
+    assert session.pairs is None
+    sides = []
+    for number in range(session.plan.batches_per_epoch):
+        batch = session.feed(1, number)
+        (folder,) = {path.parent.name for path in batch.paths}
+        assert session.forward(batch, number) == (folder == "b")
+        sides.append(folder)
+    assert sides.count("a") == sides.count("b") > 0
+    assert [event.reason for event in train(settings) if isinstance(event, RunFinished)] == ["completed"]

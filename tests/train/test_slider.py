@@ -238,10 +238,10 @@ def test_the_pictures_of_a_folder_take_the_place_of_drawn_ones(settings, tmp_pat
     settings = changed(settings, dataset={"train_dir": folder.parent}, slider={"keep": "old"})
     session = run_to_end(prepare(settings))
     assert session.plan.train_samples == 4
-    first = float(loss_of(session, forward=True))
+    first = loss_of(session, forward=True).item()
     assert first > 0
     again = run_to_end(prepare(changed(settings, slider={"guidance": 2 * ETA})))
-    assert float(loss_of(again, forward=True)) == pytest.approx(4 * first, rel=1e-3)
+    assert loss_of(again, forward=True).item() == pytest.approx(4 * first, rel=1e-3)
 
 
 def test_a_text_encoder_may_be_trained_too(settings):
@@ -256,7 +256,7 @@ def test_class_words_can_be_held(settings):
     plain, anchored = (run_to_end(prepare(one)) for one in (settings, held))
     for session in (plain, anchored):
         stir(session.network)
-    assert float(loss_of(anchored, forward=True)) > float(loss_of(plain, forward=True))
+    assert loss_of(anchored, forward=True).item() > loss_of(plain, forward=True).item()
 
 
 def test_a_run_without_a_way_back_does_not_start(settings):
