@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from lora_core.errors import Problem
 from lora_core.settings import RunSettings
+from lora_core.settings.slider import NO_SLIDER
 
 Found = Iterator[Problem]
 
@@ -24,7 +25,7 @@ def prompts_of_slider(settings: RunSettings) -> Found:
 def slider_and_pair(settings: RunSettings) -> Found:
     """Prompts and picture pairs are two ways to say what is to be learned."""
     if settings.slider.is_on and settings.dataset.has_pair:
-        yield Problem("slider.target", "checks.slider_pair", {}, "error", {"slider.target": ""})
+        yield Problem("slider.target", "checks.slider_pair", {}, "error", dict(NO_SLIDER))
 
 
 def text_encoder_of_slider(settings: RunSettings) -> Found:
@@ -38,7 +39,7 @@ def pictures_of_slider(settings: RunSettings) -> Found:
     """Whoever left the prompt behind and chose pictures would wonder why they are not learned."""
     if settings.slider.is_on and settings.dataset.has_pictures and not settings.dataset.has_pair:
         values = {"target": settings.slider.target.strip()}
-        yield Problem("slider.target", "checks.slider_pictures", values, "warning", {"slider.target": ""})
+        yield Problem("slider.target", "checks.slider_pictures", values, "warning", dict(NO_SLIDER))
 
 
 def unused_by_slider(settings: RunSettings) -> Found:

@@ -14,6 +14,7 @@ from lora_core.runs import home
 from lora_core.settings import DatasetSettings, RunSettings
 from lora_core.settings.overlay import with_values
 from lora_core.settings.presets import apply_preset, find_preset
+from lora_core.settings.slider import NO_SLIDER
 from lora_core.train.files import free_name
 
 PRESET = "slider"
@@ -79,10 +80,7 @@ def _sets(wish: Wish) -> dict[str, Any]:
         "dataset.pair_before": wish.folder_less,
         "dataset.pair_after": wish.folder_more,
         "dataset.trigger_words": wish.target.strip(),
-        "slider.target": "",
-        "slider.more": "",
-        "slider.less": "",
-        "slider.keep": "",
+        **NO_SLIDER,
     }
 
 

@@ -1,6 +1,14 @@
 """A concept slider from prompts: what is trained is the way from one prompt to another."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from lora_core.settings.base import Settings, setting
+
+NO_SLIDER: Mapping[str, str] = MappingProxyType(
+    {"slider.target": "", "slider.more": "", "slider.less": "", "slider.keep": ""}
+)
+"""By dotted path: all prompts emptied, for what trains pictures."""
 
 
 class SliderSettings(Settings):
