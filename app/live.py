@@ -144,6 +144,8 @@ Report = Callable[[Look, Language], str]
 def folders_html(look: Look, language: Language) -> str:
     """The tree of folders that was found and how it becomes steps."""
     settings, found = look.settings, look.found
+    if settings.draws_its_pictures:
+        return f'<div class="kb-card">{plan_html(found.plan, language)}</div>'
     if not settings.dataset.has_pictures:
         return _hint("folders.hint", language)
     lines = [

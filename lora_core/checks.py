@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lora_core import checks_flux, checks_pair, launch_checks
+from lora_core import checks_flux, checks_pair, checks_slider, launch_checks
 from lora_core.checks_noise import LOSS_AND_NOISE
 from lora_core.errors import Problem
 from lora_core.i18n import Language, text
@@ -480,6 +480,7 @@ COMBINATIONS: tuple[Callable[[RunSettings], Found], ...] = (
     samples_never_drawn,
     *LOSS_AND_NOISE,
     *checks_pair.COMBINATIONS,
+    *checks_slider.COMBINATIONS,
     *checks_flux.COMBINATIONS,
     *launch_checks.COMBINATIONS,
 )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_core.data.checks import checked
 from lora_core.data.epoch import batches_per_epoch, by_bucket, size_of_batch
@@ -13,6 +13,7 @@ from lora_core.data.subsets import Scan
 from lora_core.data.wording import counted, enumerated
 from lora_core.i18n import Language, text
 from lora_core.settings import RunSettings, sides
+from lora_core.slider import PICTURES
 
 MOST_FOLDERS = 8
 """So many folders get a line each; more are summed up in one."""
@@ -59,6 +60,8 @@ class Plan:
     datasets: tuple[DatasetCount, ...] = ()
     """Those of a dataset file, where each has its own sizes and batches; empty without one."""
     processes: int = 1
+    drawn: bool = False
+    """The model draws the pictures itself: ``train`` names the prompt and not a folder."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], settings: RunSettings, *, reg_images_found: int | None = None) -> "Plan":
@@ -118,6 +121,8 @@ class Plan:
         return [*self._image_lines(language), *self._step_lines(language)]
 
     def _image_lines(self, language: Language) -> list[str]:
+        if self.drawn:
+            return [text("plan.drawn", language, prompt=self.train[0].name, images=self.train_images)]
         many = len(self.train) > MOST_FOLDERS
         lines = [self._sum_line(language)] if many else [_folder_line(folder, language) for folder in self.train]
         if 1 < len(self.train) <= MOST_FOLDERS:
@@ -190,15 +195,32 @@ class Preview:
 
 def preview(settings: RunSettings) -> Preview:
     """Folders, problems and steps at the speed of a page: reads folders, image headers and captions, no pixels."""
+    if settings.draws_its_pictures:
+        return Preview(Scan(), drawn_plan(settings))
     found = checked(scan(settings.dataset), settings.dataset, deep=False)
     return Preview(found, plan_of_scan(found, settings) if found.train else None)
 
 
 def plan_of_scan(found: Scan, settings: RunSettings) -> Plan:
     """The plan for a checked scan, less what is held out. Raises UserError for an image that cannot be read."""
+    if settings.draws_its_pictures:
+        return drawn_plan(settings)
     found = trained_part(found, settings.validation)
     samples = build_samples(found, settings, read_captions=False)
     return Plan.of(samples, settings, reg_images_found=sum(len(subset.images) for subset in found.reg))
+
+
+def drawn_plan(settings: RunSettings) -> Plan:
+    """The plan for pictures that the model draws itself, each shown once in an epoch."""
+    batch = settings.images_per_batch
+    drawn = FolderCount(name=settings.slider.target.strip(), repeats=1, images=PICTURES, samples=PICTURES)
+    return replace(
+        Plan.of([], settings),
+        train=(drawn,),
+        buckets={sides(settings.dataset.resolution): PICTURES},
+        batches_per_epoch=-(-PICTURES // batch),
+        drawn=True,
+    )
 
 
 def _counted(samples: Iterable[Sample]) -> tuple[FolderCount, ...]:

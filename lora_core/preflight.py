@@ -44,7 +44,7 @@ def required(settings: RunSettings) -> Iterator[Problem]:
     """Fields without which there is nothing to do."""
     if not settings.model.base.strip():
         yield Problem("model.base", "preflight.no_model", fix={"model.base": BUILT_IN})
-    if not settings.dataset.has_pictures:
+    if not settings.dataset.has_pictures and not settings.draws_its_pictures:
         yield Problem("dataset.train_dir", "preflight.no_images_folder")
     if settings.save.output_dir is None:
         yield Problem("save.output_dir", "preflight.no_output_folder")

@@ -18,6 +18,12 @@ FLUX = {"model.family": "flux"}
 FLUX = {"model.family": "flux"}
 
 PAIR = {"dataset.pair_before": "a.png", "dataset.pair_after": "b.png", "train.train_text_encoder": False}
+SLIDER = {
+    "slider.target": "bear",
+    "slider.more": "happy bear",
+    "slider.less": "sad bear",
+    "train.train_text_encoder": False,
+}
 BROKEN = {
     "Prodigy at 1e-4": ({"optimizer.name": "Prodigy"}, "train.learning_rate", "error", "own_rate_low"),
     "D-Adaptation at 1e-4": ({"optimizer.name": "DAdaptAdam"}, "train.learning_rate", "error", "own_rate_low"),
@@ -356,6 +362,24 @@ BROKEN = {
         "warning",
         "pair_prior",
     ),
+    "slider without more": (SLIDER | {"slider.more": " "}, "slider.more", "error", "slider_more"),
+    "slider without less": (SLIDER | {"slider.less": ""}, "slider.less", "error", "slider_less"),
+    "slider of one prompt": (SLIDER | {"slider.less": "happy  bear"}, "slider.less", "error", "slider_same"),
+    "slider beside a pair": (SLIDER | PAIR, "slider.target", "error", "slider_pair"),
+    "words of a slider": (
+        SLIDER | {"train.train_text_encoder": True},
+        "train.train_text_encoder",
+        "warning",
+        "slider_text_encoder",
+    ),
+    "a slider left behind": (SLIDER | {"dataset.train_dir": "a"}, "slider.target", "warning", "slider_pictures"),
+    "validation of a slider": (
+        SLIDER | {"validation.every_n_epochs": 1},
+        "validation.every_n_epochs",
+        "warning",
+        "slider_unused",
+    ),
+    "ends of no slider": ({"slider.more": "happy bear"}, "slider.more", "warning", "no_effect"),
     "folder beside a dataset file": (
         {"dataset.config": "d.toml", "dataset.train_dir": "a"},
         "dataset.train_dir",
@@ -388,6 +412,7 @@ SOUND = {
     "tags dropped behind the first": {"dataset.keep_tokens": 1, "dataset.caption_tag_dropout_rate": 0.1},
     "tags warmed up behind the first": {"dataset.keep_tokens": 1, "dataset.token_warmup_step": 0.5},
     "a dataset file": {"dataset.config": "d.toml"},
+    "a slider": SLIDER,
     "FLUX": FLUX,
     "the defaults": {},
     "Prodigy at 1": PRODIGY,
@@ -435,7 +460,7 @@ def test_a_broken_rule_is_found_at_its_setting(changes, path, severity, sentence
 def test_a_fix_leaves_nothing_to_find(changes, path, severity, sentence):
     settings = with_values(RunSettings(), changes)
     (problem,) = combination_problems(settings)
-    if sentence in ("class_path", "launch_no_address"):
+    if sentence in ("class_path", "launch_no_address", "slider_more", "slider_less", "slider_same"):
         assert not problem.fix  # only the user knows which was meant
     else:
         assert combination_problems(apply_fix(settings, problem)) == []

@@ -43,6 +43,10 @@ MONITOR = ("monitor_grid", "monitor_run")
 """On the monitor: the button that leads here, and which run is shown."""
 
 
+GUIDE = "guide_slider_grid"
+"""The button of the concept slider on the Guide tab."""
+
+
 @dataclass
 class Parts:
     """The components of the tab, filled in while it is laid out."""
@@ -90,6 +94,7 @@ class Events:
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
         self.connect_monitor()
+        self.connect_guide()
         self.connect_history()
 
     def connect_history(self) -> None:
@@ -105,6 +110,12 @@ class Events:
         button, run = (found[elem_id] for elem_id in MONITOR)
         outputs = {*self.parts.fields.values(), self.parts.places["problems"], self.ui.tabs}
         button.click(self.of_shown_run, run, outputs, **quiet(queue=True, trigger_mode="once"))
+
+    def connect_guide(self) -> None:
+        """The guide of concept sliders leads here once its LoRA is trained."""
+        button = next(block for block in self.ui.demo.blocks.values() if block.elem_id == GUIDE)
+        outputs = {*self.parts.fields.values(), self.parts.places["problems"], self.ui.tabs}
+        button.click(self.of_newest_run, None, outputs, **quiet(queue=True, trigger_mode="once"))
 
     def _polls(self) -> tuple[set[Any], set[Any]]:
         parts = self.parts
@@ -134,6 +145,14 @@ class Events:
             words = problems_html([say("model_test.no_run", language_of(request))])
             return {self.parts.places["problems"]: words}
         return {**self._shown(found), self.parts.places["problems"]: ""}
+
+    def of_newest_run(self, request: gr.Request) -> Inputs:
+        """Fill in a grid of the newest training, and lead here; or say that there is none."""
+        found = of_latest_run()
+        if found is None:
+            toast.warn(say("model_test.no_run", language_of(request)))
+            return {self.parts.places["problems"]: gr.skip()}
+        return {**self._shown(found), self.parts.places["problems"]: "", **self.ui.go_to("model_test")}
 
     def list_earlier(self, request: gr.Request) -> dict[str, Any]:
         choices = earlier(language_of(request))

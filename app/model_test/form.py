@@ -58,6 +58,8 @@ DEFAULTS: dict[str, Any] = {
 """Everything the tab keeps. ``run`` is the folder of the job last started."""
 STRENGTHS = "0, 0.4, 0.6, 0.8, 1"
 """Columns of the grid of a run: the base model, and the strengths at which LoRAs are used."""
+TWO_WAYS = "-2, -1, 0, 1, 2"
+"""The same for LoRAs that are trained in both directions: concept sliders and copiers of two pictures."""
 CHOICES: Mapping[str, Sequence[str]] = {"mode": MODES, "sampler": SAMPLERS, "rows": ROWS, "columns": COLUMNS}
 
 
@@ -204,7 +206,7 @@ def of_run(settings: RunSettings) -> dict[str, Any]:
         "run_folder": str(settings.save.output_dir or ""),
         "run_name": settings.save.output_name,
         "columns": "strength",
-        "columns_values": STRENGTHS,
+        "columns_values": TWO_WAYS if settings.is_two_way else STRENGTHS,
         "lora": "",
         "count": 1,
         "sampler": sample.sampler,

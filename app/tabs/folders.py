@@ -19,7 +19,7 @@ from lora_core.errors import UserError
 from lora_core.i18n import Language
 
 FOLDER = Wanted("folder")
-PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
+PICTURES = Wanted("either", tuple(sorted(IMAGE_ENDINGS)))
 DATASET_FILE = Wanted("file", (".toml", ".json"))
 CAPTION_LIST = Wanted("file", (".json",))
 
@@ -40,6 +40,8 @@ def build(ui: Ui) -> None:
         _several(ui)
     with ui.advanced("folders.pair"):
         _pair(ui)
+    with ui.advanced("folders.slider"):
+        _slider(ui)
     with gr.Column(elem_classes="kb-section"):
         gr.Markdown(t("folders.output"), elem_classes="kb-title")
         with gr.Row(equal_height=False):
@@ -72,9 +74,22 @@ def build(ui: Ui) -> None:
 def _pair(ui: Ui) -> None:
     """Two pictures in place of folders: a copier LoRA from their difference."""
     gr.Markdown(t("folders.pair_help"), elem_classes="kb-hint")
-    ui.picker.field(ui.form, "dataset.pair_before", PICTURE)
-    ui.picker.field(ui.form, "dataset.pair_after", PICTURE)
+    ui.picker.field(ui.form, "dataset.pair_before", PICTURES)
+    ui.picker.field(ui.form, "dataset.pair_after", PICTURES)
     ui.report(partial(pair_html, roots=ui.context.roots), "pair_report")
+
+
+def _slider(ui: Ui) -> None:
+    """Prompts in place of pictures: a concept slider."""
+    form = ui.form
+    gr.Markdown(t("folders.slider_help"), elem_classes="kb-hint")
+    form.field("slider.target")
+    with gr.Row():
+        form.field("slider.less")
+        form.field("slider.more")
+    with gr.Row():
+        form.field("slider.keep", lines=2)
+        form.field("slider.guidance")
 
 
 def _several(ui: Ui) -> None:

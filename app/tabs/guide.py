@@ -9,6 +9,7 @@ import gradio as gr
 from app import toast
 from app.folder_view import Wanted
 from app.form import read_legal
+from app.guide import slider as slider_page
 from app.guide.first_lora import blank, missing, view_of, wish_of
 from app.guide.first_lora import gigabytes as card_memory
 from app.guide.four_step import typed_epoch
@@ -17,13 +18,14 @@ from app.guide.paths import path_of
 from app.i18n import language_of, say, t
 from app.live import Look
 from app.merge.jobs import INSPECT_BOX
+from app.model_test.events import GUIDE
 from app.page import Ui, quiet
 from app.pair_view import pair_html
 from app.widgets import guide_panel
 from lora_core.data.listing import IMAGE_ENDINGS
 from lora_core.data.subsets import Scan
 from lora_core.errors import UserError
-from lora_core.guides import copier, four_step
+from lora_core.guides import copier, four_step, slider
 from lora_core.guides.first_lora import lay_out, propose
 from lora_core.plan import Preview
 from lora_core.settings import DatasetSettings, RunSettings
@@ -57,8 +59,26 @@ def build(ui: Ui) -> None:
         }
         said = gr.HTML("", elem_id="guide_copier", elem_classes="kb-report", padding=False, apply_default_css=False)
         fill = gr.Button(t("guide.copier.fill"), variant="primary", size="sm", elem_id="guide_copier_fill")
-    flows = FirstLora(ui, folder, panel), FourStep(ui, project), Copier(ui, boxes["before"], boxes["after"], said, fill)
+    copying = Copier(ui, boxes["before"], boxes["after"], said, fill)
+    flows = FirstLora(ui, folder, panel), FourStep(ui, project), copying, _slider(ui)
     ui.later += [flow.connect for flow in flows]
+
+
+def _slider(ui: Ui) -> "Slider":
+    """Prompts in a panel; folders in their place are folded away."""
+    with ui.advanced("guide.slider.title"):
+        gr.Markdown(t("guide.slider.intro"), elem_classes="kb-hint")
+        with ui.advanced("guide.slider.folders"):
+            gr.Markdown(t("guide.slider.folders_help"), elem_classes="kb-hint")
+            boxes = [
+                ui.picker.box(
+                    f"guide-slider-{name}", Wanted("folder"), label=t(f"guide.slider.{name}"), elem_classes=["kb-field"]
+                )
+                for name in ("folder_less", "folder_more")
+            ]
+        panel = guide_panel.build("guide_slider")
+        gr.Button(t("guide.slider.grid"), size="sm", elem_id=GUIDE, elem_classes="kb-small")
+    return Slider(ui, boxes, panel)
 
 
 class FirstLora:
@@ -193,6 +213,47 @@ class Copier:
             return {self.said: problem_html(error.message(language), "error")}
         toast.info(say("guide.copier.filled", language, name=settings.save.output_name))
         return self.ui.form.write(settings, values)
+
+
+class Slider:
+    """The events of the concept slider. The grid button belongs to the Model test tab."""
+
+    def __init__(self, ui: Ui, boxes: list[Any], panel: Any):
+        self.ui, self.boxes, self.panel = ui, boxes, panel
+
+    def connect(self) -> None:
+        boxes, form = set(self.boxes), self.ui.form.inputs
+        gr.on([box.change for box in self.boxes], None, js="() => { window.kumakobo.guideSlider?.(); }", **quiet())
+        self.panel.select(self.look, boxes, self.panel, **quiet(trigger_mode="always_last"))
+        filled = self.panel.submit(self.fill, {*boxes, *form}, {self.panel, *form}, **quiet(queue=True))
+        self.ui.written.append(filled)
+
+    def look(self, by_component: Inputs, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """Say what is missing, and what two folders make."""
+        return self.view(by_component, event, request)
+
+    def fill(self, by_component: Inputs, event: gr.EventData, request: gr.Request) -> Inputs:
+        """Put the preset and the prompts, or folders, into the form; or say why not."""
+        language, roots = language_of(request), self.ui.context.roots
+        values = self.ui.form.values(by_component)
+        try:
+            wish = slider_page.wish_of(event._data or {}, self.typed(by_component), roots)
+            settings = slider.settings_for(wish, read_legal(values))
+        except UserError as error:
+            words = error.message(language)
+            toast.warn(words)
+            return {self.panel: self.view(by_component, event, request) | {"lines": [["error", words]]}}
+        done = say("guide.slider.filled", language, name=settings.save.output_name)
+        toast.info(done)
+        view = self.view(by_component, event, request) | {"filled": done}
+        return {self.panel: view} | self.ui.form.write(settings, values)
+
+    def view(self, by_component: Inputs, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        typed, roots = self.typed(by_component), self.ui.context.roots
+        return slider_page.view_of(event._data or {}, typed, roots, language_of(request))
+
+    def typed(self, by_component: Inputs) -> list[str]:
+        return [by_component[box] for box in self.boxes]
 
 
 def problem_html(words: str, severity: str) -> str:

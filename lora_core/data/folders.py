@@ -13,6 +13,7 @@ from lora_core.data.dataset_file import scan_file
 from lora_core.data.image_list import scan_list
 from lora_core.data.listing import ImageFile, Listing, caption_beside, list_folder
 from lora_core.data.pair import scan_pair
+from lora_core.data.picture_sets import are_folders, scan_sets
 from lora_core.data.subsets import Scan, Subset
 from lora_core.errors import Problem, UserError
 from lora_core.settings import DatasetSettings
@@ -24,10 +25,10 @@ def scan(dataset: DatasetSettings) -> Scan:
     """Find all images of the settings. Opens no image; never raises for what the user can put right.
 
     A dataset file takes the place of the folders, a caption list that of folder names and caption files, and the two
-    pictures of a copier LoRA that of everything else.
+    pictures (or folders) of a copier LoRA that of everything else.
     """
     if dataset.has_pair:
-        return scan_pair(dataset)
+        return scan_sets(dataset) if are_folders(dataset) else scan_pair(dataset)
     if dataset.config is not None:
         return scan_file(dataset.config, dataset)
     if dataset.metadata_file is not None:

@@ -95,13 +95,19 @@ def scan_pair(dataset: DatasetSettings) -> Scan:
     if before is None or after is None:
         missing = "dataset.pair_before" if before is None else "dataset.pair_after"
         return Scan(problems=(Problem(missing, "data.pair_one_only"),))
-    for setting, path in (("dataset.pair_before", before), ("dataset.pair_after", after)):
+    for setting, path, other in (("dataset.pair_before", before, after), ("dataset.pair_after", after, before)):
         if not path.is_file():
-            return Scan(problems=(Problem(setting, "data.pair_missing", {"path": path}),))
-    options = dataset.model_copy(update={"flip_aug": False, "random_crop": False, "caption_dropout_rate": 0.0})
-    words = dataset.trigger_words.strip()
+            key = "data.pair_mixed" if path.is_dir() and other.is_file() else "data.pair_missing"
+            return Scan(problems=(Problem(setting, key, {"path": path}),))
+    words, options = words_and_options(dataset)
     subset = Subset(after.absolute().parent, SHOWN_PER_EPOCH, words, False, (ImageFile(after.absolute()),), options)
     return Scan((subset,), tuple(pair_problems(before, after)))
+
+
+def words_and_options(dataset: DatasetSettings) -> tuple[str, DatasetSettings]:
+    """The trigger words, and how pictures that stand in a relation are shown: always in the same way."""
+    still = {"flip_aug": False, "random_crop": False, "caption_dropout_rate": 0.0}
+    return dataset.trigger_words.strip(), dataset.model_copy(update=still)
 
 
 def pair_problems(before: Path, after: Path) -> Iterator[Problem]:

@@ -34,10 +34,10 @@ class Subset:
     @property
     def setting(self) -> str:
         """The setting that names this folder."""
+        if self.options.has_pair:
+            return "dataset.pair_before" if self.dataset == 1 else "dataset.pair_after"
         if self.dataset:
             return "dataset.config"
-        if self.options.has_pair:
-            return "dataset.pair_after"
         return "dataset.reg_dir" if self.is_reg else "dataset.train_dir"
 
     @property

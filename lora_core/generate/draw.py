@@ -55,23 +55,49 @@ def draw(
     finished latents (1, C, H, W), float32, before they are decoded. Touches no global random
     numbers and leaves the model in the mode it was in. Raises Stopped when ``on_step`` does.
     """
-    facts = family.drawing(components)
-    request = _filled_in(prompt, defaults, facts)
-    generator = torch.Generator().manual_seed(request.seed)
-    shape = (1, facts.channels, request.height // facts.factor, request.width // facts.factor)
-    noise = torch.randn(shape, generator=generator).to(components.device)
+    request = _filled_in(prompt, defaults, family.drawing(components))
     with evaluating(components):
-        predict = _predictor(family, components, request, model, encode)
-        process = family.noise_process(components)
-        scheduler = make_scheduler(request.sampler, process, noise[0, 0].numel() // 4)
-        latents = sample(predict, scheduler, noise, request.steps, generator, on_step)
+        latents = _drawn(family, components, request, model, on_step, encode)
         if on_latents:
             on_latents(latents)
         image = to_image(family.decode(components, latents)[0])
-    details = _details(request, components, model, sampler_title(request.sampler, process))
-    if facts.distilled:
+    details = _details(request, components, model, sampler_title(request.sampler, family.noise_process(components)))
+    if family.drawing(components).distilled:
         details |= {"CFG scale": 1.0, "Distilled CFG Scale": float(request.guidance)}
     return Picture(image, request.text, request.seed, request.negative, details)
+
+
+@torch.no_grad()
+def drawn_latents(
+    family: ModelFamily,
+    components: Components,
+    prompt: SamplePrompt,
+    defaults: SampleSettings,
+    model: AnyModel,
+    *,
+    encode: Encode | None = None,
+) -> Tensor:
+    """The latents (1, C, H, W), float32, of the picture that ``draw`` gives. The VAE is not needed."""
+    request = _filled_in(prompt, defaults, family.drawing(components))
+    with evaluating(components):
+        return _drawn(family, components, request, model, None, encode)
+
+
+def _drawn(
+    family: ModelFamily,
+    components: Components,
+    request: _Request,
+    model: AnyModel,
+    on_step: OnStep | None,
+    encode: Encode | None,
+) -> Tensor:
+    facts = family.drawing(components)
+    generator = torch.Generator().manual_seed(request.seed)
+    shape = (1, facts.channels, request.height // facts.factor, request.width // facts.factor)
+    noise = torch.randn(shape, generator=generator).to(components.device)
+    predict = _predictor(family, components, request, model, encode)
+    scheduler = make_scheduler(request.sampler, family.noise_process(components), noise[0, 0].numel() // 4)
+    return sample(predict, scheduler, noise, request.steps, generator, on_step)
 
 
 @contextmanager

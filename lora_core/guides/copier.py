@@ -11,6 +11,7 @@ from lora_core.runs import home
 from lora_core.settings import DatasetSettings, RunSettings
 from lora_core.settings.overlay import with_values
 from lora_core.settings.presets import apply_preset, find_preset
+from lora_core.settings.slider import NO_SLIDER
 from lora_core.train.files import free_name
 
 PRESET = "copier_difference"
@@ -39,6 +40,7 @@ def settings_for(before: Path | None, after: Path | None, page: RunSettings) -> 
         "model.base": page.model.base,
         **{f"dataset.{name}": None for name in _FOLDERS},
         "dataset.trigger_words": "",
+        **NO_SLIDER,
         "dataset.pair_before": before,
         "dataset.pair_after": after,
         "save.output_dir": page.save.output_dir or home() / "output",

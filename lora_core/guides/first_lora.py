@@ -32,6 +32,7 @@ from lora_core.settings.fields import values_of
 from lora_core.settings.files import read_tree, write_text
 from lora_core.settings.overlay import with_values
 from lora_core.settings.presets import Preset, apply_preset, find_preset, is_yours, list_presets
+from lora_core.settings.slider import NO_SLIDER
 from lora_core.train.files import free_name
 
 USUAL_STEPS = 1000
@@ -297,7 +298,7 @@ def _is_ours(settings: RunSettings) -> bool:
 def _only_folder(pictures: Pictures) -> dict[str, Any]:
     """The pictures in place of whatever was trained before."""
     none = dict.fromkeys(("config", "metadata_file", "pair_before", "pair_after"))
-    values: dict[str, Any] = {f"dataset.{name}": value for name, value in none.items()}
+    values: dict[str, Any] = {f"dataset.{name}": value for name, value in none.items()} | {**NO_SLIDER}
     values["dataset.caption_extension"] = pictures.caption_extension
     return values | {"dataset.train_dir": pictures.folder}
 

@@ -20,6 +20,7 @@ from lora_core.settings.run import RunSettings
 from lora_core.settings.sample import SampleSettings
 from lora_core.settings.save import SaveSettings
 from lora_core.settings.schedule import ScheduleSettings
+from lora_core.settings.slider import SliderSettings
 from lora_core.settings.train import TrainSettings
 from lora_core.settings.validation import ValidationSettings
 
@@ -48,6 +49,7 @@ __all__ = [
     "Sd2Model",
     "SdxlModel",
     "Settings",
+    "SliderSettings",
     "TrainSettings",
     "ValidationSettings",
     "parse_args",

@@ -116,6 +116,7 @@ APPLIES: Mapping[str, tuple[AnyOf, ...]] = MappingProxyType(
         "loss.debiased_estimation_loss": (_DIFFUSION,),
         "loss.scale_v_pred_loss_like_noise_pred": (_DIFFUSION,),
         "loss.v_pred_like_loss": (_DIFFUSION,),
+        **{f"slider.{name}": (_given("slider.target"),) for name in ("more", "less", "keep", "guidance")},
         "noise.noise_offset": (_OFFSET,),
         "noise.noise_offset_random_strength": (_OFFSET, _given("noise.noise_offset")),
         "noise.adaptive_noise_scale": (_OFFSET, _given("noise.noise_offset")),

@@ -14,9 +14,9 @@ class DatasetSettings(Settings):
     """Optional. Holds folders such as "1_bear" with pictures of the class made by the source model; they keep the LoRA from changing every bear."""
     mask_dir: UserPath = setting(None, "Mask folder", "conditioning_data_dir")
     """For a masked loss from a folder: a picture of the same name for each training image, white where it is trained. Folders such as "20_usu bear" may lie inside."""
-    pair_before: UserPath = setting(None, "Copier LoRA: picture before")
-    """For a copier LoRA made fast: the picture as it is. With the next one it takes the place of all folders; the LoRA learns only what differs between the two."""
-    pair_after: UserPath = setting(None, "Copier LoRA: picture after")
+    pair_before: UserPath = setting(None, "Copier LoRA: picture or folder before")
+    """For a copier LoRA made fast: the picture as it is. With the next one it takes the place of all folders; the LoRA learns only what differs between the two. Two folders work as well: as pairs where file names match, else as opposites (-1 and 1)."""
+    pair_after: UserPath = setting(None, "Copier LoRA: picture or folder after")
     """The same picture, in the same size, with one thing changed. The LoRA makes this change at 1 and takes it back at -1. The trigger words, if there are any, describe both."""
     config: UserPath = setting(None, "Dataset file", "dataset_config")
     """Optional. A .toml or .json in the format of sd-scripts with several folders, each with its own repeats, size and options. It takes the place of the folders above; what it leaves open is as set here."""

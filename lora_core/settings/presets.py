@@ -37,6 +37,10 @@ _YOURS = {
     "save.license",
     "save.tags",
     "sample.prompts",
+    "slider.target",
+    "slider.more",
+    "slider.less",
+    "slider.keep",
     "validation.class_prompt",
 }
 """Beside all paths: what says which pictures, which names, which machine. No preset for a purpose changes it."""

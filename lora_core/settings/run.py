@@ -20,6 +20,7 @@ from lora_core.settings.optimizer import AdamW8bit, OptimizerSettings
 from lora_core.settings.sample import SampleSettings
 from lora_core.settings.save import SaveSettings
 from lora_core.settings.schedule import Cosine, ScheduleSettings
+from lora_core.settings.slider import SliderSettings
 from lora_core.settings.train import TrainSettings
 from lora_core.settings.validation import ValidationSettings
 
@@ -36,6 +37,7 @@ class RunSettings(Settings):
     train: TrainSettings = TrainSettings()
     loss: LossSettings = LossSettings()
     noise: NoiseSettings = NoiseSettings()
+    slider: SliderSettings = SliderSettings()
     save: SaveSettings = SaveSettings()
     sample: SampleSettings = SampleSettings()
     validation: ValidationSettings = ValidationSettings()
@@ -45,6 +47,16 @@ class RunSettings(Settings):
     def images_per_batch(self) -> int:
         """Images that all processes together take in one forward pass."""
         return self.train.train_batch_size * self.launch.processes
+
+    @property
+    def draws_its_pictures(self) -> bool:
+        """Whether the model draws what it is trained on: a concept slider without an image folder."""
+        return self.slider.is_on and not self.dataset.has_pictures
+
+    @property
+    def is_two_way(self) -> bool:
+        """Whether the LoRA is trained at strength -1, too, and so is meant to be used on both sides of 0."""
+        return self.slider.is_on or self.dataset.has_pair
 
     @model_validator(mode="before")
     @classmethod

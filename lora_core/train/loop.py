@@ -10,13 +10,13 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lora_core.data.checks import checked
-from lora_core.data.content import content_hash
 from lora_core.data.dataset import TrainingData, latent_cache
 from lora_core.data.folders import Scan, scan
 from lora_core.data.held_out import held_out_problems, measured, trained_part
 from lora_core.data.mask_files import MaskFiles, mask_problems
 from lora_core.data.masks import Masks
 from lora_core.data.metadata import dataset_metadata
+from lora_core.data.picture_sets import opposites, partners, sides_fingerprint
 from lora_core.data.samples import Sample, build_samples, fingerprint
 from lora_core.data.texts import TextsOnDisk, files_identity, text_folder
 from lora_core.errors import ProblemsFound, UserError
@@ -32,18 +32,20 @@ from lora_core.events import (
 from lora_core.families.base import Components, ModelFamily
 from lora_core.families.encoded import MOST_TEXTS, EncodedTexts
 from lora_core.generate.draw import prompts_asked
-from lora_core.generate.prompts import parse
+from lora_core.generate.prompts import SamplePrompt, parse
 from lora_core.noise import obeying
 from lora_core.plan import Plan, plan_of_scan
 from lora_core.settings import RunSettings
+from lora_core.slider import drawn_fingerprint, drawn_prompts
 from lora_core.train import saving, summary, validation
 from lora_core.train.base_weights import merge_base_weights
 from lora_core.train.commands import Control
 from lora_core.train.device import DTYPES, choose_device, choose_precision
 from lora_core.train.distributed import Team, join
+from lora_core.train.drawn import DrawnData, drawing
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
-from lora_core.train.pair import PairLatents, encode_pair
+from lora_core.train.pair import Pairs, encode_pair
 from lora_core.train.sampling import draw_samples, sample_is_due
 from lora_core.train.session import (
     DataFacts,
@@ -60,6 +62,7 @@ from lora_core.train.session import (
     trained_text_parts,
 )
 from lora_core.train.shared_cache import filling
+from lora_core.train.slider import PromptSlider
 from lora_core.train.state import check_fits, load_state, read_position
 from lora_core.train.steplog import StepLog
 
@@ -106,7 +109,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     team, device = join(choose_device(settings.train))
     seed = team.same(random.SystemRandom().randrange(2**32) if seed is None else seed)
     precision = choose_precision(settings.train, device)
-    found = team.once_a_machine(lambda: usable(scan(settings.dataset), settings))
+    found = team.once_a_machine(lambda: usable(scanned(settings), settings))
     plan, pictures = plan_of_scan(found, settings), measured(found, settings)
     trained = trained_part(found, settings.validation)
     samples = build_samples(trained, settings)
@@ -119,15 +122,18 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         hash_in_background(components)
     components.schedule = obeying(components.schedule, settings.noise)
     masks = masks_of(settings, found, components)
-    pair = pair_of(settings, family, components, samples)
+    slider = PromptSlider.of(settings)
+    pairs = pairs_of(settings, family, components, samples)
     data = yield from training_data(settings, family, components, samples, plan, team, masks)
     watch = yield from validation.prepare_validation(settings, pictures, family, components, team, masks)
     merge_base_weights(settings.network.base_weights, family, components)
     feed = Feed(data, seed)
-    asked = validation.texts_asked(settings, pictures)
+    asked = validation.texts_asked(settings, pictures) | (slider.texts if slider else set())
     texts = yield from encoded_texts(settings, family, components, feed, plan, asked)
     yield StageChanged(stage="loading_model")
     prepare_model(settings, family, components)
+    if isinstance(data, DrawnData):
+        yield from drawing(data, settings, family, components, texts, seed)
 
     accelerator = Accelerator(mixed_precision="fp16" if precision == "fp16" else "no", cpu=device.type == "cpu")
     network = build_network(settings, family, components, seed)
@@ -162,9 +168,16 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
         texts=texts,
         ema=ema,
         validation=watch,
-        pair=pair,
+        pairs=pairs,
+        opposites=opposites(settings.dataset),
+        slider=slider,
         started_at=started_at,
     )
+
+
+def scanned(settings: RunSettings) -> Scan:
+    """What the settings name; nothing where the model draws its pictures itself."""
+    return Scan() if settings.draws_its_pictures else scan(settings.dataset)
 
 
 def usable(found: Scan, settings: RunSettings) -> Scan:
@@ -184,22 +197,22 @@ def masks_of(settings: RunSettings, found: Scan, components: Components) -> Mask
     return None if files is None else Masks(files, components.vae_factor)
 
 
-def pair_of(
-    settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]
-) -> PairLatents | None:
-    """The two pictures of a copier LoRA, while the VAE is there."""
-    before, after = settings.dataset.pair_before, settings.dataset.pair_after
-    if before is None or after is None:
-        return None
-    return encode_pair(family, components, before, after, samples[0].placement)
+def pairs_of(settings: RunSettings, family: ModelFamily, components: Components, samples: list[Sample]) -> Pairs | None:
+    """The pairs of pictures of a copier LoRA by the second one, while the VAE is there."""
+    found = partners(settings.dataset)
+    places = {sample.image.path: sample.placement for sample in samples}
+    pairs = {after: encode_pair(family, components, found[after], after, places[after]) for after in found}
+    return pairs or None
 
 
 def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: Masks | None = None) -> DataFacts:
     known = fingerprint(samples)
     if masks is not None:
         known += masks.fingerprint([sample.image.path for sample in samples])
-    if settings.dataset.pair_before is not None:
-        known += content_hash(settings.dataset.pair_before)
+    known += sides_fingerprint(settings.dataset)
+    if settings.draws_its_pictures:
+        known += drawn_fingerprint(settings)
+    slider = PromptSlider.of(settings)
     return DataFacts(
         fingerprint=known,
         metadata=dataset_metadata(
@@ -208,7 +221,7 @@ def facts_of(found: Scan, samples: list[Sample], settings: RunSettings, masks: M
             buckets_enabled=settings.dataset.enable_bucket,
             batch_size=settings.train.train_batch_size,
         ),
-        captions=tuple({line for sample in samples for line in sample.caption.split("\n")}),
+        captions=tuple(slider.texts if slider else {line for s in samples for line in s.caption.split("\n")}),
         warnings=(*found.problems, *mask_problems(settings, found)),
     )
 
@@ -223,6 +236,9 @@ def training_data(
     masks: Masks | None = None,
 ) -> Iterator[EventBase]:
     """The training data, with its latents encoded if they are to be cached; returned by the generator."""
+    if settings.draws_its_pictures:
+        components.park("vae")
+        return DrawnData(drawn_prompts(settings.slider), settings.images_per_batch)
     cache = latent_cache(
         settings.dataset,
         lambda pixels: family.encode_images(components, pixels.to(components.device)),
@@ -271,7 +287,8 @@ def encoded_texts(
     if captions is not None:
         for done, total in texts.filling(captions.union(more), weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
-        for prompt in parse(settings.sample.prompts):
+        drawn = [SamplePrompt(text) for text in (*feed.data.prompts,)] if isinstance(feed.data, DrawnData) else []
+        for prompt in (*parse(settings.sample.prompts), *drawn):
             prompts_asked(family, components, prompt, settings.model, texts)
         texts.release_encoders()
     return texts

@@ -20,7 +20,7 @@ Outside the changed area the LoRA is to change nothing: there the target is the 
 input, f0(z_B) or f0(z_A).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from lora_core.data.buckets import Placement
 from lora_core.data.dataset import Batch
 from lora_core.data.pixels import load_pixels
 from lora_core.families.base import Components, Conditioning, ModelFamily
-from lora_core.train.loss import LEAST_MASK
+from lora_core.train.loss import masked_mean
 from lora_core.train.loss_weights import prediction_of
 from lora_core.train.noise import draw_noise, draw_timesteps
 from lora_core.train.preservation import without_adapters
@@ -49,16 +49,26 @@ CHANGED = 0.15
 
 @dataclass(frozen=True)
 class PairLatents:
-    """The two pictures for the model, on its device, float32, and where they differ."""
+    """Pairs of pictures for the model, on its device, float32, and where they differ."""
 
-    before_1CHW: Tensor
-    after_1CHW: Tensor
-    mask_11HW: Tensor
+    before_BCHW: Tensor
+    after_BCHW: Tensor
+    mask_B1HW: Tensor
     """1 where the pictures differ, 0 where they are alike, smooth between."""
 
     @classmethod
     def of(cls, before_1CHW: Tensor, after_1CHW: Tensor) -> "PairLatents":
         return cls(before_1CHW, after_1CHW, changed_area(before_1CHW, after_1CHW))
+
+    @classmethod
+    def cat(cls, pairs: Sequence["PairLatents"]) -> "PairLatents":
+        """Several of one size."""
+        rows = ((pair.before_BCHW, pair.after_BCHW, pair.mask_B1HW) for pair in pairs)
+        return cls(*(torch.cat(several) for several in zip(*rows, strict=True)))
+
+
+Pairs = Mapping[Path, PairLatents]
+"""Second picture, which is the one that an epoch shows -> the two of them."""
 
 
 def changed_area(before_1CHW: Tensor, after_1CHW: Tensor) -> Tensor:
@@ -80,15 +90,13 @@ def blurred(values_11HW: Tensor) -> Tensor:
     return F.avg_pool2d(values_11HW, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def area_loss(prediction_BCHW: Tensor, target_BCHW: Tensor, mask_11HW: Tensor, outside: float) -> Tensor:
-    """Mean squared error inside the mask plus ``outside`` times that outside, each by its own area.
+def area_loss(prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor, outside: float) -> Tensor:
+    """Mean squared error inside the masks plus ``outside`` times that outside, each by its own area.
 
     So a small change teaches as much as a large one, and the rest is held as firmly.
     """
-    error_HW = (prediction_BCHW.float() - target_BCHW.float()).square().mean(dim=(0, 1))
-    mask_HW, rest_HW = mask_11HW[0, 0], 1 - mask_11HW[0, 0]
-    inside = (error_HW * mask_HW).mean() / mask_HW.mean().clamp(min=LEAST_MASK)
-    return inside + outside * (error_HW * rest_HW).mean() / rest_HW.mean().clamp(min=LEAST_MASK)
+    error_BCHW = (prediction_BCHW.float() - target_BCHW.float()).square()
+    return (masked_mean(error_BCHW, mask_B1HW) + outside * masked_mean(error_BCHW, 1 - mask_B1HW)).mean()
 
 
 Encode = Callable[["Session", Sequence[str]], Conditioning]
@@ -104,21 +112,21 @@ def pair_loss(session: "Session", batch: Batch, random: torch.Generator, encode:
 
     One pass without gradients on both pictures and one with them on the direction's own.
     """
-    pair, noise, settings = session.pair, session.noise, session.settings
-    assert pair is not None
-    x_A = pair.before_1CHW.expand(len(batch), -1, -1, -1)
-    x_B = pair.after_1CHW.expand_as(x_A)
+    pairs, noise, settings = session.pairs, session.noise, session.settings
+    assert pairs is not None
+    pair = PairLatents.cat([pairs[path] for path in batch.paths])
+    x_A, x_B, mask = pair.before_BCHW, pair.after_BCHW, pair.mask_B1HW
     t = draw_timesteps(noise, x_A, random, settings.noise)
     epsilon = draw_noise(x_A, random, settings.noise, shaped=prediction_of(noise) is not None)
-    batch, x_A, x_B, t, epsilon = session.team.own(batch, x_A, x_B, t, epsilon)  # all draws are made
+    batch, x_A, x_B, mask, t, epsilon = session.team.own(batch, x_A, x_B, mask, t, epsilon)  # all draws are made
     here, other = (x_B, x_A) if session.network.multiplier > 0 else (x_A, x_B)
     answer = Answers(session, encode, batch, t)
     z_here, z_other = (noise.add_noise(x, epsilon, t) for x in (here, other))
     with without_adapters(session.network), torch.no_grad():
         base_here, base_other = answer(z_here), answer(z_other)
     changed = turned(base_other, here=noise.target(here, epsilon, t), other=noise.target(other, epsilon, t))
-    wanted = pair.mask_11HW * changed + (1 - pair.mask_11HW) * base_here
-    return area_loss(answer(z_here), wanted, pair.mask_11HW, settings.loss.pair_outside)
+    wanted = mask * changed + (1 - mask) * base_here
+    return area_loss(answer(z_here), wanted, mask, settings.loss.pair_outside)
 
 
 @dataclass(frozen=True)
@@ -139,16 +147,13 @@ class Answers:
 
 
 @contextmanager
-def facing(pair: PairLatents | None, network: AdapterNetwork, number: int) -> Iterator[None]:
-    """Inside, the strength of the direction that batch ``number`` of a pair trains; other runs stay as they are.
+def facing(network: AdapterNetwork, forward: bool | None) -> Iterator[None]:
+    """Inside, the strength of the direction that a batch trains: as it is, or its negative; None changes nothing.
 
-    The directions take turns. Around the backward pass too: gradient checkpointing asks the layers once more there.
+    Around the backward pass too: gradient checkpointing asks the layers once more there.
     """
-    if pair is None:
-        yield
-        return
     strength = network.multiplier
-    network.multiplier = strength if number % 2 else -strength
+    network.multiplier = -strength if forward is False else strength
     try:
         yield
     finally:

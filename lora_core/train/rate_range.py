@@ -133,7 +133,7 @@ def measured_loss(session: Session, batches: Sequence[Batch]) -> float:
     losses, sizes = [], []
     with measuring(session):
         for number, batch in enumerate(batches):
-            with facing(session.pair, session.network, number):
+            with facing(session.network, session.forward(batch, number)):
                 losses.append(batch_loss(session, batch, generator(session.seed, "rate range", number)).detach())
             sizes.append(float(len(batch)))
     found = torch.stack(losses).double().cpu()  # the one wait for the device

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -22,6 +23,7 @@ from lora_core.plan import Plan
 from lora_core.selection import select
 from lora_core.settings import RunSettings, TrainSettings
 from lora_core.train.distributed import Team
+from lora_core.train.drawn import DrawnData
 from lora_core.train.ema import Ema
 from lora_core.train.files import Retention
 from lora_core.train.groups import split_groups
@@ -30,11 +32,12 @@ from lora_core.train.loss_weights import prediction_of
 from lora_core.train.noise import draw_noise, draw_timesteps, perturbed
 from lora_core.train.optimizer_table import WARMS_UP_ITSELF
 from lora_core.train.optimizers import create_optimizer
-from lora_core.train.pair import PairLatents, facing, pair_loss
+from lora_core.train.pair import Pairs, facing, pair_loss
 from lora_core.train.preservation import with_class_words
 from lora_core.train.randomness import derive, generator, seed_dropout
 from lora_core.train.rounding import in_float32
 from lora_core.train.schedules import Factor, factor, set_rates, text_encoders_stop_at, warmup_steps
+from lora_core.train.slider import PromptSlider
 from lora_core.train.stopping import StoppedTexts, freeze_text_encoders
 from lora_core.train.validation import Validation
 from lora_core.transfer import to_device
@@ -81,8 +84,12 @@ class Session:
     ema: Ema | None = None
     validation: Validation | None = None
     """What over-fitting is measured with."""
-    pair: PairLatents | None = None
-    """The two pictures of a copier LoRA, where it is made of their difference."""
+    pairs: Pairs | None = None
+    """The pairs of pictures of a copier LoRA, where it is made of their difference."""
+    opposites: frozenset[Path] = frozenset()
+    """Of two sets of pictures without pairs, the ones that strength -1 is to draw."""
+    slider: PromptSlider | None = None
+    """A concept slider from prompts."""
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +98,15 @@ class Session:
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from 1, that step ``step`` (counted from 1) belongs to; 0 before the first step."""
         return -(-step // self.plan.steps_per_epoch)
+
+    def forward(self, batch: Batch, number: int) -> bool | None:
+        """Whether batch ``number`` trains strength 1 (True) or -1; None for a LoRA that knows only one direction.
+
+        Opposite pictures say it themselves, everything else takes turns.
+        """
+        if self.opposites:
+            return batch.paths[0] not in self.opposites
+        return bool(number % 2) if self.pairs is not None or self.slider is not None else None
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -102,7 +118,7 @@ class Feed:
     A batch is a pure function of its place, so reading ahead changes nothing but the waiting.
     """
 
-    def __init__(self, data: TrainingData, seed: int):
+    def __init__(self, data: TrainingData | DrawnData, seed: int):
         self.data = data
         self.seed = derive(seed, "data")
         self._stream: Iterator[Batch] = iter(())
@@ -205,7 +221,7 @@ def train_step(session: Session, step: int) -> Tensor:
     for index in batches:
         seed_dropout(session.seed, epoch, index, *session.team.dropout_path())
         batch = session.feed(epoch, index)
-        with facing(session.pair, session.network, epoch + index):
+        with facing(session.network, session.forward(batch, epoch + index)):
             loss = batch_loss(session, batch, generator(session.seed, "noise", epoch, index))
             loss = loss * session.team.share(len(batch)).weight
             session.accelerator.backward(loss / len(batches))
@@ -245,14 +261,15 @@ def microbatches(plan: Plan, step: int) -> tuple[int, range]:
 
 def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tensor:
     """Noise a batch, predict, compare. Every draw comes from ``random``, in a fixed order."""
-    if session.pair is not None:
+    if session.pairs is not None:
         return pair_loss(session, batch, random, encode_captions)
     settings, device = session.settings, session.device
     x0 = clean_latents(session, batch, random)
     t = draw_timesteps(session.noise, x0, random, settings.noise)
     epsilon = draw_noise(x0, random, settings.noise, shaped=prediction_of(session.noise) is not None)
     noisy = session.noise.add_noise(x0, perturbed(epsilon, random, settings.noise), t).to(session.components.dtype)
-    batch, x0, t, epsilon, noisy = session.team.own(batch, x0, t, epsilon, noisy)  # all draws are made
+    chosen = torch.zeros(len(batch)) if session.slider is None else session.slider.choose(batch.captions, random)
+    batch, x0, t, epsilon, noisy, chosen = session.team.own(batch, x0, t, epsilon, noisy, chosen)  # all draws are made
     frames = batch.frames_B6 if batch.frames_B6 is None else to_device(batch.frames_B6, device)
 
     def answer(captions: Sequence[str]) -> Tensor:
@@ -266,7 +283,10 @@ def batch_loss(session: Session, batch: Batch, random: torch.Generator) -> Tenso
         noise=session.noise,
     )
     masks = None if batch.masks_B1HW is None else to_device(batch.masks_B1HW, device)
-    loss = loss_of(answer(batch.captions), session.noise.target(x0, epsilon, t), masks_B1HW=masks)
+    captions, target = batch.captions, session.noise.target(x0, epsilon, t)
+    if session.slider is not None:
+        captions, target = session.slider.asked(session.network, answer, chosen)
+    loss = loss_of(answer(captions), target, masks_B1HW=masks)
     if settings.loss.prior_preservation is not None:
         pair = with_class_words(session.network, answer, settings.loss.prior_words, len(x0))
         loss = loss + settings.loss.prior_preservation * loss_of(*pair)

@@ -64,6 +64,11 @@ SHAPES_THE_PAST = (
     "train.gradient_accumulation_steps",
     "train.train_text_encoder",
     "train.adapter_precision",
+    "slider.target",
+    "slider.more",
+    "slider.less",
+    "slider.keep",
+    "slider.guidance",
 )
 """Settings that must be as they were: with others the saved numbers do not fit, or mean something else."""
 _BATCH = ("train.train_batch_size", "launch.processes")

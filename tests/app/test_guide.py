@@ -37,7 +37,7 @@ def flows(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("home")))
-        for kind in (guide.FirstLora, guide.FourStep, guide.Copier):
+        for kind in (guide.FirstLora, guide.FourStep, guide.Copier, guide.Slider):
 
             def keep(self, *arguments, original=kind.__init__):
                 original(self, *arguments)
@@ -251,3 +251,55 @@ def test_what_is_no_pair_is_said(copier, pair, said, tmp_path, language, which):
     assert set(answer) == {copier.said}
     assert len(said) == 1
     assert bool(copier.look(before, after, request(language))) == (which not in ("none", "one"))
+
+
+# ---- concept slider --------------------------------------------------------------------------------------------------
+
+PROMPTS = {"target": "bear", "more": "happy bear", "less": "sad bear", "keep": "old\nyoung"}
+
+
+@pytest.fixture
+def sliding(flows, tmp_path):
+    flows[guide.Slider].ui.context = Context(roots=(tmp_path,))
+    return flows[guide.Slider]
+
+
+def test_three_prompts_become_settings(sliding, said):
+    before = form_inputs(sliding) | dict.fromkeys(sliding.boxes, "")
+    answer = sliding.fill(before, click(**PROMPTS), request())
+    shown = before | {c: u["value"] for c, u in answer.items() if c in sliding.ui.form.inputs}
+    settings = read(sliding.ui.form.values(shown))
+    assert settings.slider.model_dump() == PROMPTS | {"guidance": 1.0}
+    assert (settings.save.output_name, settings.train.train_text_encoder) == ("slider_happy_bear", False)
+    assert "slider_happy_bear" in answer[sliding.panel]["filled"]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_what_a_slider_lacks_is_said(sliding, said, tmp_path, language):
+    empty = dict.fromkeys(sliding.boxes, "")
+    for data, boxes, severity in (
+        ({}, empty, "missing"),
+        ({"target": "bear"}, empty, "missing"),
+        (PROMPTS | {"less": "happy bear"}, empty, "error"),
+        (PROMPTS, dict(zip(sliding.boxes, (str(tmp_path), ""), strict=True)), "missing"),
+        (PROMPTS, dict.fromkeys(sliding.boxes, "/elsewhere"), "error"),
+    ):
+        view = sliding.look(boxes, click(**data), request(language))
+        assert [line[0] for line in view["lines"]] == [severity]
+        answer = sliding.fill(form_inputs(sliding) | boxes, click(**data), request(language))
+        assert set(answer) == {sliding.panel}
+        assert answer[sliding.panel]["lines"][0][0] == "error"
+    assert len(said) == 5
+
+
+def test_two_folders_hide_the_prompts(sliding, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            picture = Image.new("RGB", (64, 64), (200, 200, 200))
+            picture.paste((0, 0, 0 if folder == "a" else 200), (20, 20, 40, 30 + 4 * number))
+            picture.save(tmp_path / folder / f"{number}.png")
+    boxes = dict(zip(sliding.boxes, (str(tmp_path / "a"), str(tmp_path / "b")), strict=True))
+    view = sliding.look(boxes, click(), request())
+    assert (view["pictures"], view["lines"], view["found"]) == (True, [], "2 pairs by file name.")

@@ -307,6 +307,17 @@ def test_without_sample_prompts_the_class_is_drawn_or_what_was_asked_before(tmp_
     assert of_run(settings)["prompts"] == "bear"
 
 
+@pytest.mark.parametrize(
+    "both_ways",
+    [{"slider": {"target": "bear"}}, {"dataset": {"pair_before": "a.png", "pair_after": "b.png"}}],
+    ids=["slider", "pair"],
+)
+def test_a_lora_that_goes_both_ways_is_drawn_both_ways(tmp_path, both_ways):
+    assert "-" not in of_run(training(tmp_path))["columns_values"]
+    found = of_run(RunSettings.model_validate(training(tmp_path).model_dump() | both_ways))
+    assert found["columns_values"] == "-2, -1, 0, 1, 2"
+
+
 def test_earlier_jobs_of_the_tab_are_listed_newest_first(tmp_path):
     first = create_run(GenerateSettings(prompts=["a bear in the snow"]))
     create_run(training(tmp_path / "out", prompts="no job of the tab"))

@@ -13,6 +13,7 @@ from app import jobs
 from lora_core.demo import DATASET, MINI_MODEL
 from lora_core.events import CheckpointSaved, RunFailed, RunFinished, SampleSaved
 from lora_core.runs import RunFolder, list_runs
+from lora_core.settings.files import load_settings
 from tests.browser.waiting import fill_in, until
 
 
@@ -127,3 +128,42 @@ def test_a_short_run_finishes(real_app, open_page):
     final = jobs.last_event(run, (RunFinished,)).path
     assert final.name == "short_bear.safetensors"
     assert keys_of(final)
+
+
+@pytest.mark.skipif(not (MINI_MODEL / "model_index.json").exists(), reason="the built-in model is not there")
+def test_three_prompts_become_a_slider_and_its_grid(real_app, open_page, visit):
+    """From the guide to a LoRA of two steps, without a picture, and on to its grid at strengths from -2 to 2."""
+    page = open_page(url=real_app.url, locale="ja-JP", height=1500)
+    page.click("#reset_settings")
+    page.click("#reset_now")
+    page.wait_for_selector("#reset_dialog", state="hidden")
+    tab(page, "source_model")
+    fill(page, "model.base", "built-in")
+    tab(page, "guide")
+    page.click("#guide_slider_title > button")
+    page.wait_for_selector("#guide_slider .kb-hint")
+    prompts = {"target": "bear", "more": "blue bear", "less": "red bear"}
+    for name, words in prompts.items():
+        fill_in(page, page.locator(f"#guide_slider_{name}"), words)
+    until(page, lambda: page.locator("#guide_slider .gd-said > *").count() == 0)
+    page.click("#guide_slider_fill")
+    page.wait_for_selector("#guide_slider_train", state="visible")
+    until(page, lambda: "160" in page.inner_text("#kb_steps"))
+    tab(page, "parameters")
+    fill(page, "train.max_train_steps", "2")
+    tab(page, "samples")
+    fill(page, "sample.steps", "1")
+    until(page, lambda: "160" not in page.inner_text("#kb_steps"))
+    tab(page, "guide")
+    page.click("#guide_slider_train")
+    run = until(page, lambda: next((r for r in list_runs(real_app.root) if "slider_blue_bear" in r.path.name), None))
+    settings = load_settings(run.settings)
+    assert prompts.items() <= settings.slider.model_dump().items()
+    wait_for(page, run, lambda: jobs.last_event(run, (RunFinished,)))
+    tab(page, "guide")
+    page.click("#guide_slider_grid")
+    page.wait_for_selector("#f-mt-columns_values", state="visible")
+    until(page, lambda: page.locator("#f-mt-columns_values :is(input, textarea)").input_value() == "-2, -1, 0, 1, 2")
+    until(page, lambda: page.locator("#f-mt-run_name :is(input, textarea)").input_value() == "slider_blue_bear")
+    assert visit.foreign == []
+    assert visit.errors == []

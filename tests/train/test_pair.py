@@ -1,5 +1,6 @@
 """A copier LoRA of two pictures: the formulas written out, the two directions, the mask, and a run from end to end."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,7 +110,7 @@ def session(folder):
         stopped_texts=None,
         device=torch.device("cpu"),
         team=Team(),
-        pair=PairLatents.of(*latents()),
+        pairs={Path("b.png"): PairLatents.of(*latents())},
     )
     network.detach()
 
@@ -117,7 +118,7 @@ def session(folder):
 @pytest.mark.parametrize("strength", [1.0, -1.0])
 def test_the_loss_equals_the_formula_written_out(session, strength):
     session.network.multiplier = strength
-    batch = Batch(["a bear", "a bear"], torch.ones(2), [])
+    batch = Batch(["a bear", "a bear"], torch.ones(2), [Path("b.png")] * 2)
     found = pair_loss(session, batch, torch.Generator().manual_seed(7), encode_captions)
     assert session.network.multiplier == strength
 
@@ -135,21 +136,17 @@ def test_the_loss_equals_the_formula_written_out(session, strength):
     with torch.no_grad():
         base_here, base_other = answer(here), answer(other)
     session.network.attach()
-    mask = session.pair.mask_11HW
+    mask = session.pairs[Path("b.png")].mask_B1HW
     error = (answer(here) - (mask * base_other + (1 - mask) * base_here)).square().mean(1, keepdim=True)
     expected = (error * mask).mean() / mask.mean() + 0.5 * (error * (1 - mask)).mean() / (1 - mask).mean()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_directions_take_turns(session):
-    seen = []
-    for number in range(4):
-        with facing(session.pair, session.network, number):
-            seen.append(session.network.multiplier)
-    assert seen == [-1, 1, -1, 1]
+@pytest.mark.parametrize(("forward", "strength"), [(True, 1), (False, -1), (None, 1)])
+def test_a_direction_is_a_strength(session, forward, strength):
+    with facing(session.network, forward):
+        assert session.network.multiplier == strength
     assert session.network.multiplier == 1
-    with facing(None, session.network, 0):
-        assert session.network.multiplier == 1
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
@@ -210,15 +207,24 @@ def test_gradient_checkpointing_changes_nothing(settings, tmp_path):
         torch.testing.assert_close(tensor, weights[1][key], rtol=1e-4, atol=1e-6)
 
 
+def prepared(settings):
+    steps = prepare(settings)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_the_directions_take_turns(settings):
+    session = prepared(settings)
+    assert [session.forward(session.feed(1, 0), number) for number in range(4)] == [False, True, False, True]
+
+
 def test_other_pictures_cannot_be_resumed(settings, pictures):
     def fingerprint(**update):
         changed = settings.model_copy(update={"dataset": settings.dataset.model_copy(update=update)})
-        steps = prepare(changed)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value.data_facts.fingerprint
+        return prepared(changed).data_facts.fingerprint
 
     first = fingerprint()
     assert fingerprint(pair_before=pictures / "after.png", pair_after=pictures / "before.png") != first
@@ -229,3 +235,52 @@ def test_a_run_with_one_picture_only_does_not_start(settings):
     with pytest.raises(ProblemsFound) as found:
         list(train(settings))
     assert [problem.key for problem in found.value.problems] == ["data.pair_one_only"]
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_folders(settings, tmp_path):
+    """Settings for a folder of two bluish pictures, and one of two reddish ones by the names that are given."""
+
+    def make(*names):
+        for folder, files, dot in (("a", ("1", "2"), "blue"), ("b", names, "red")):
+            (tmp_path / folder).mkdir()
+            for number, name in enumerate(files):
+                picture = Image.new("RGB", (64, 64), (120, 120 + 40 * number, 120))
+                ImageDraw.Draw(picture).ellipse((20 + 10 * number, 10, 50, 40), fill=dot)
+                picture.save(tmp_path / folder / f"{name}.png")
+        update = {"pair_before": tmp_path / "a", "pair_after": tmp_path / "b"}
+        return settings.model_copy(update={"dataset": settings.dataset.model_copy(update=update)})
+
+    return make
+
+
+def test_every_pair_of_two_folders_is_trained_as_a_pair(of_folders, tmp_path):
+    settings = of_folders("2", "1")
+    session = prepared(settings)
+    assert {path.name for path in session.pairs} == {"1.png", "2.png"}
+    for after, pair in session.pairs.items():
+        own = settings.dataset.model_copy(
+            update={"pair_before": tmp_path / "a" / after.name, "pair_after": after},
+        )
+        (alone,) = prepared(settings.model_copy(update={"dataset": own})).pairs.values()
+        assert torch.equal(pair.before_BCHW, alone.before_BCHW)
+        assert torch.equal(pair.mask_B1HW, alone.mask_B1HW)
+    assert [event.reason for event in train(settings) if isinstance(event, RunFinished)] == ["completed"]
+
+
+def test_opposites_are_drawn_at_opposite_strengths(of_folders):
+    """The ordinary loss, at -1 for the first folder and at 1 for the second, in batches of one folder only."""
+    settings = of_folders("x", "y")
+    session = prepared(settings)
+    assert session.pairs is None
+    sides = []
+    for number in range(session.plan.batches_per_epoch):
+        batch = session.feed(1, number)
+        (folder,) = {path.parent.name for path in batch.paths}
+        assert session.forward(batch, number) == (folder == "b")
+        sides.append(folder)
+    assert sides.count("a") == sides.count("b") > 0
+    assert [event.reason for event in train(settings) if isinstance(event, RunFinished)] == ["completed"]

@@ -49,7 +49,8 @@ def session(folder, components, request):
         texts=None,
         stopped_texts=None,
         team=Team(),
-        pair=None,
+        pairs=None,
+        slider=None,
         device=torch.device("cpu"),
     )
     network.detach()
