@@ -177,7 +177,7 @@ def free_port(host: str, first: int) -> int:
 
 def take_care(stop: threading.Event | None = None) -> None:
     """Keep the line of jobs moving when no page is open. Runs until ``stop`` is set."""
-    from app import jobs
+    from lora_core import jobs
 
     stop = stop or threading.Event()
     while not stop.wait(CARETAKER_SECONDS):

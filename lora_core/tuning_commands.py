@@ -123,8 +123,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
 def queue_and_watch(planned: Sequence[Any], says: Language) -> int:
     """Put the runs in the page's line, and say as each ends. Ctrl-C stops them, saving what the present one learned."""
-    from app import jobs, sweeps
-    from lora_core import sweep
+    from lora_core import jobs, sweep, sweeps
     from lora_core.runs import runs_root
     from lora_core.tools import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 

@@ -8,11 +8,12 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import sweeps, toast
+from app import toast
 from app.form import read
 from app.i18n import language_of, say, t
 from app.page import Ui, quiet
 from app.words import refusal_html
+from lora_core import sweeps
 from lora_core.errors import UserError
 from lora_core.i18n import Language
 from lora_core.sweep import NUMBERS, Result, plan, read_fields, rows, verdict

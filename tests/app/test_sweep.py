@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app import jobs, sweeps, toast
+from app import toast
 from app.page import Context
 from app.ui import build
 from app.widgets.sweep import Comparison, table_html
+from lora_core import jobs, sweeps
 from lora_core.events import RunFinished, append
 from lora_core.runs import create_run, runs_root
 from lora_core.settings import RunSettings
