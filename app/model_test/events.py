@@ -28,7 +28,7 @@ from app.model_test.form import (
     visible,
 )
 from app.model_test.history import earlier
-from app.model_test.view import gallery, lora_at, results_html
+from app.model_test.view import cell_at, gallery, lora_of, results_html, strength_of
 from app.page import Ui, quiet
 from app.settled import Settled
 from app.tabs.monitor import chosen_run
@@ -175,12 +175,13 @@ class Events:
     def keep_epoch(self, run: str, request: gr.Request, event: gr.EventData) -> None:
         """Copy the LoRA file of the picture that was chosen, under the name that was given with it."""
         data, language = event._data or {}, language_of(request)
-        lora = lora_at(job.progress(self.ui.views, run), data.get("index"))
-        if lora is None or not is_allowed(lora, self.roots):
+        cell = cell_at(job.progress(self.ui.views, run), data.get("index"))
+        lora = None if cell is None else lora_of(cell)
+        if cell is None or lora is None or not is_allowed(lora, self.roots):
             toast.warn(say("model_test.keep.none", language))
             return
         try:
-            path = keep(lora, str(data.get("name", "")), job.find(run))
+            path = keep(lora, str(data.get("name", "")), job.find(run), strength_of(cell))
         except UserError as error:
             toast.warn(error_words(error, language))
             return
