@@ -1,11 +1,6 @@
 // Calm page. props.value is what app/calm.py look() gives: level, levels, hidden, accordions, marks, parts, note.
 // Hiding is a style sheet of element ids: it holds for fields that are drawn later, too, and nothing is drawn anew.
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const value = () => props.value || {};
 const id = (name) => "#" + CSS.escape(name);
 
