@@ -35,12 +35,12 @@ from app.tabs.monitor import chosen_run
 from lora_core.errors import UserError
 from lora_core.generate.keep import keep
 from lora_core.merge.describe import describe
-from lora_core.runs import list_runs
+from lora_core.runs import RunFolder, list_runs
 from lora_core.settings.tools import ToolSettings
 
 Inputs = dict[Component, Any]
-MONITOR = ("monitor_grid", "monitor_run")
-"""On the monitor: the button that leads here, and which run is shown."""
+LEADING_HERE = ("monitor_grid", "monitor_run", "guide_run")
+"""On the monitor: the button that leads here, and which run is shown; on the Guide tab: the panel of a run."""
 
 
 @dataclass
@@ -100,11 +100,12 @@ class Events:
         picked.then(self.poll, *self._polls(), **quiet())
 
     def connect_monitor(self) -> None:
-        """The monitor is laid out before, and its parts are known by name only."""
-        found = {block.elem_id: block for block in self.ui.demo.blocks.values() if block.elem_id in MONITOR}
-        button, run = (found[elem_id] for elem_id in MONITOR)
+        """Monitor and guide are laid out before, and their parts are known by name only."""
+        found = {block.elem_id: block for block in self.ui.demo.blocks.values() if block.elem_id in LEADING_HERE}
+        button, run, guide = (found[elem_id] for elem_id in LEADING_HERE)
         outputs = {*self.parts.fields.values(), self.parts.places["problems"], self.ui.tabs}
         button.click(self.of_shown_run, run, outputs, **quiet(queue=True, trigger_mode="once"))
+        guide.submit(self.of_guide, None, outputs, **quiet(queue=True, trigger_mode="once"))
 
     def _polls(self) -> tuple[set[Any], set[Any]]:
         parts = self.parts
@@ -141,8 +142,15 @@ class Events:
 
     def of_shown_run(self, choice: str, request: gr.Request) -> Inputs:
         """Fill in a grid of the run that the monitor shows, and lead here; or say why there is none."""
+        return self.of_run(chosen_run(choice, list_runs()), request)
+
+    def of_guide(self, event: gr.EventData, request: gr.Request) -> Inputs:
+        """The same for the run that the guide shows."""
+        return self.of_run(job.find((event._data or {}).get("run")), request)
+
+    def of_run(self, run: RunFolder | None, request: gr.Request) -> Inputs:
         try:
-            found = of_run_folder(chosen_run(choice, list_runs()))
+            found = of_run_folder(run)
         except (FormError, UserError) as error:
             toast.warn(error_words(error, language_of(request)))
             return {self.parts.places["problems"]: gr.skip()}
