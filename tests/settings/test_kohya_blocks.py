@@ -9,7 +9,7 @@ from lora_core.merge.blocks import block_of
 from lora_core.selection import select
 from lora_core.settings.kohya import import_tree
 from lora_core.settings.kohya.export import to_gui, to_scripts
-from tests.settings.test_kohya_import import entry, gui, nothing, scripts
+from tests.settings.kohya_files import entry, gui, nothing, scripts
 
 
 def layers(told, family="sd1"):
