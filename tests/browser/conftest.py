@@ -169,7 +169,7 @@ def own_app(new_app, tmp_path) -> Iterator[App]:
 def real_app(new_app, tmp_path_factory) -> Iterator[App]:
     """An app with the real trainer. What earlier tests ran in it is still there."""
     app = new_app(tmp_path_factory.mktemp("studio") / "home")
-    app.env = {"KUMAKOBO_TRAINER": json.dumps([sys.executable, "-m", "lora_core", "train"]), "OMP_NUM_THREADS": "2"}
+    app.env = {"KUMAKOBO_TRAINER": json.dumps([sys.executable, "-m", "lora_core", "train"]), "OMP_NUM_THREADS": "1"}
     yield app.start()
     app.end_jobs()
     app.kill()
