@@ -22,7 +22,7 @@ function act(go, help) {
 }
 
 function keeping(v) {
-  const label = make("label", "gd-field"), list = make("select", "gd-box"), row = make("div", "gd-asking");
+  const label = make("label", "gd-field gd-wide"), list = make("select", "gd-box"), row = make("div", "gd-asking");
   list.id = "guide_run_file";
   list.replaceChildren(...v.files.map(([number, text]) => { const made = make("option", "", text); made.value = number; return made; }));
   list.value = String(v.files.some(([number]) => number === chosen) ? chosen : v.proposed);
@@ -40,7 +40,7 @@ function draw() {
   if (key === shown) return;
   shown = key;
   if (!v.run) { element.replaceChildren(); return; }
-  const box = make("section", "gd-step"), body = make("div", "gd-body"), status = make("div");
+  const box = make("section", "gd-step"), body = make("div", "gd-body"), status = make("div", "gd-status");
   status.innerHTML = v.html + v.kept; // made on the server, where every name in it is escaped
   body.append(status, make("div", "gd-rule", v.verdict));
   if (v.files.length) {
