@@ -23,13 +23,14 @@ from app.widgets import guide_panel, guide_run
 from lora_core.data.listing import IMAGE_ENDINGS
 from lora_core.data.subsets import Scan
 from lora_core.errors import UserError
-from lora_core.guides import copier, first_runs, four_step
+from lora_core.guides import copier, four_step
 from lora_core.guides.first_lora import lay_out, propose
+from lora_core.guides.first_runs import remember
 from lora_core.plan import Preview
 from lora_core.settings import DatasetSettings, RunSettings
 
 LOOK = "() => { window.kumakobo.guideFirst?.(); }"
-LOOK_AT_ALL = "() => { for (const look of ['guideFirst', 'guideFour', 'guideRun']) window.kumakobo[look]?.(); }"
+LOOK_AT_ALL = "() => { window.kumakobo.guideFirst?.(); window.kumakobo.guideFour?.(); }"
 PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
 Inputs = dict[Any, Any]
 
@@ -88,7 +89,7 @@ class FirstLora:
         try:
             wish = wish_of(by_component[self.folder], event._data or {}, roots)
             settings = lay_out(propose(wish, before, card_memory()), before)
-            first_runs.remember(settings.save.output_name)
+            remember(settings.save.output_name)
         except (UserError, OSError) as error:
             words = error.message(language) if isinstance(error, UserError) else str(error)
             toast.warn(words)

@@ -29,6 +29,7 @@ class OwnRun:
         self.ui, self.panel = ui, panel
 
     def connect(self) -> None:
+        self.ui.tabs.select(None, js="() => { window.kumakobo.guideRun?.(); }", **quiet())
         self.panel.select(self.look, None, self.panel, **quiet(trigger_mode="always_last"))
         self.panel.apply(self.keep, None, self.panel, **quiet(queue=True, trigger_mode="once"))
         self.panel.expand(self.ui.handover.clicked, None, self.ui.handover.outputs, **quiet())

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lora_core.guides.named_runs import runs_named
+from lora_core.guides.four_step import is_named
 from lora_core.runs import RunFolder, home, list_runs
 from lora_core.settings.files import write_text
 
@@ -29,7 +29,8 @@ def names() -> list[str]:
 
 def newest_run(root: Path | None = None) -> RunFolder | None:
     """The run that First LoRA led to last."""
-    return next(iter(runs_named(names(), list_runs(root))), None)
+    own = names()
+    return next((run for run in list_runs(root) if is_named(run, own)), None)
 
 
 def _file() -> Path:

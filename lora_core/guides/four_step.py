@@ -4,6 +4,7 @@ A project is a small file under the app's home. It holds no result: those are re
 truth. A run belongs to a step by its output name, which the guide fills in.
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from pydantic import Field, ValidationError
 
 from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, EpochDone, RunFailed, RunFinished, RunStarted, ValidationDone
-from lora_core.guides.named_runs import runs_named
 from lora_core.guides.offers import settings_for_source, source_of
 from lora_core.inspect.header import inspect_header
 from lora_core.inspect.report import Finding
@@ -132,7 +132,7 @@ def _file(name: str) -> Path:
 def results(project: Project, root: Path | None = None) -> dict[Step, list[Result]]:
     """The runs of each step with what came of them, newest first."""
     runs = list_runs(root)
-    return {step: [result_of(run) for run in runs_named(project.outputs.get(step, ()), runs)] for step in STEPS}
+    return {step: [result_of(run) for run in runs if _belongs(run, project, step)] for step in STEPS}
 
 
 def result_of(run: RunFolder) -> Result:
@@ -195,6 +195,17 @@ def _outcome(ended: RunFinished | RunFailed | None) -> Outcome:
     if isinstance(ended, RunFailed):
         return "failed"
     return "finished" if ended.reason == "completed" else "stopped"
+
+
+def _belongs(run: RunFolder, project: Project, step: Step) -> bool:
+    """By its folder's name, "20261121-101500-usu-1-check": so a page with many runs reads those of the project only."""
+    return is_named(run, project.outputs.get(step, ()))
+
+
+def is_named(run: RunFolder, names: Sequence[str]) -> bool:
+    """Whether a run has one of these output names."""
+    outputs = "|".join(re.escape(re.sub(r"\s+", "_", name)) for name in names)
+    return bool(outputs and re.fullmatch(rf"\d{{8}}-\d{{6}}-(?:{outputs})(?:-\d\d)?", run.path.name))
 
 
 # ---- filling in ------------------------------------------------------------------------------------------------------

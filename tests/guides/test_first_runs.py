@@ -4,8 +4,8 @@ import pytest
 
 from lora_core.guides import first_runs
 from lora_core.guides.first_runs import MOST_NAMES, names, newest_run, remember
-from lora_core.guides.named_runs import runs_named
-from lora_core.runs import RunFolder, create_run, list_runs
+from lora_core.guides.four_step import is_named
+from lora_core.runs import RunFolder, create_run
 from lora_core.settings import RunSettings
 
 
@@ -45,6 +45,7 @@ def test_a_broken_file_is_no_name(content):
 
 
 def test_no_names_are_no_runs():
-    run("usu")
-    assert runs_named([], list_runs()) == []
-    assert runs_named(["."], list_runs()) == [], "a name is no pattern"
+    usu = run("usu")
+    assert is_named(usu, ["bear", "usu"])
+    assert not is_named(usu, [])
+    assert not is_named(usu, ["u.u", "us"]), "a name is no pattern"
