@@ -115,6 +115,7 @@ def launch(options: ServerOptions, port: int) -> tuple[Any, str]:
         prevent_thread_lock=True,
         quiet=True,
         inbrowser=False,
+        _frontend=False,  # else Gradio asks for the page once, and ends the app when that takes longer than 3 seconds
         auth=(options.user, options.password) if options.password else None,
         i18n=words(),
         **page_options(demo),
