@@ -33,6 +33,8 @@ NAMES_THE_RUN = BEGINNER - {path for path, field in fields_of().items() if field
     "dataset.resolution"
 } | {"model.family"}
 """What every run says anew: which model, pictures and names. That it is not the default is no news."""
+ABOVE_BEGINNER = frozenset({"parameters_sweep"})
+"""Parts that hold no settings of their own, by element id, and are not needed for a first LoRA."""
 _MOST_NAMES = 6
 
 
@@ -84,7 +86,7 @@ def look(values: Values, level: Level, layout: Layout, language: Language) -> di
         "levels": [[name, say(f"level.{name}", language), say(f"level.{name}.help", language)] for name in LEVELS],
         "legend": say("level.legend", language),
         "hidden": [element_id(path) for path in layout.tabs if path not in visible],
-        "accordions": _empty(layout, visible),
+        "accordions": _empty(layout, visible) + (sorted(ABOVE_BEGINNER) if level == "beginner" else []),
         "marks": {element_id(path): _mark(path, values, language) for path in differing if path in visible},
         "parts": _parts(layout, [path for path in differing if path in visible], language),
         "note": _note([path for path in differing if path not in visible], language),

@@ -115,6 +115,7 @@ def launch(options: ServerOptions, port: int) -> tuple[Any, str]:
         prevent_thread_lock=True,
         quiet=True,
         inbrowser=False,
+        _frontend=False,  # else Gradio asks for the page once, and ends the app when that takes longer than 3 seconds
         auth=(options.user, options.password) if options.password else None,
         i18n=words(),
         **page_options(demo),
@@ -177,7 +178,7 @@ def free_port(host: str, first: int) -> int:
 
 def take_care(stop: threading.Event | None = None) -> None:
     """Keep the line of jobs moving when no page is open. Runs until ``stop`` is set."""
-    from app import jobs
+    from lora_core import jobs
 
     stop = stop or threading.Event()
     while not stop.wait(CARETAKER_SECONDS):

@@ -54,8 +54,12 @@ def toast_titles() -> str:
     return "".join(rules)
 
 
-_GO_TO = f"<script>{(Path(__file__).parent / 'widgets' / 'go_to.js').read_text(encoding='utf-8')}</script>"
-HEAD = _SHORTCUTS + _GO_TO + SCRIPT + f"<style>{kohya_names()}{toast_titles()}</style>"
+_SHARED = "".join(
+    f"<script>{(Path(__file__).parent / 'widgets' / name).read_text(encoding='utf-8')}</script>"
+    for name in ("make.js", "go_to.js")
+)
+"""What the scripts of several widgets call."""
+HEAD = _SHORTCUTS + _SHARED + SCRIPT + f"<style>{kohya_names()}{toast_titles()}</style>"
 
 
 def theme() -> gr.themes.Base:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import jobs, toast
+from app import toast
 from app.calm_events import Calm
 from app.drafts import save_draft
 from app.form import DRAFT, Form, choose_variant, load_draft, union_sections, values_shown
@@ -21,6 +21,7 @@ from app.widgets import header, job_pill, levels, problem_list, search_box, sett
 from app.widgets.handover_dialog import HandoverDialog
 from app.widgets.path_picker import PathPicker
 from app.widgets.preset_dialog import preset_choices
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.i18n import Language
 from lora_core.runs import home

@@ -6,10 +6,10 @@ from html import escape
 from pathlib import Path
 
 from app.i18n import say
-from app.jobs import State
 from lora_core.errors import UserError
 from lora_core.events import StageChanged
 from lora_core.i18n import Language
+from lora_core.jobs import State
 from lora_core.settings.fields import fields_of, label
 from lora_core.settings.problems import SettingsError
 

@@ -276,6 +276,8 @@ class EpochKept(BaseModel):
     time: float = Field(default_factory=time.time)
     source: Path
     path: Path
+    strength: float | None = None
+    """At which it was chosen among others, in a grid of strengths."""
 
 
 class Stop(BaseModel):

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,8 @@ class Result:
     validations: tuple[ValidationDone, ...] = ()
     run: str = ""
     """Name of its run folder."""
+    values: Values = field(default_factory=dict)
+    """What differs in it."""
 
 
 def result(title: str, events: Sequence[Event], run: str = "") -> Result:
@@ -202,7 +204,11 @@ def _row(one: Result, language: Language) -> list[str]:
 
 
 def verdict(results: Sequence[Result], language: Language) -> str:
-    """Which of two runs is better, when both are done; nothing is said of more."""
+    """What all runs say together, when they are done: the border of folds, else which of two is better."""
+    from lora_core import kfold  # which plans its runs with this module
+
+    if kfold.are_folds(results):
+        return kfold.words(results, language)
     if len(results) != 2 or any(one.state != "completed" for one in results):
         return ""
     a, b = results
@@ -233,10 +239,11 @@ def kept(path: Path, runs: Path) -> list[Result]:
     """The results of a sweep that was written down; ``runs`` is the folder of all runs. Raises UserError."""
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
-        named = [(str(one["title"]), runs / Path(str(one["run"])).name) for one in tree["sweep"]]
+        named = [(str(one["title"]), runs / Path(str(one["run"])).name, dict(one["values"])) for one in tree["sweep"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError("sweep.not_kept", path=path) from error
-    return [result(title, list(_told(RunFolder(folder))), folder.name) for title, folder in named]
+    found = [(result(title, list(_told(RunFolder(folder))), folder.name), values) for title, folder, values in named]
+    return [replace(one, values=values) for one, values in found]
 
 
 def _told(run: RunFolder) -> Iterator[Event]:

@@ -123,8 +123,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
 def queue_and_watch(planned: Sequence[Any], says: Language) -> int:
     """Put the runs in the page's line, and say as each ends. Ctrl-C stops them, saving what the present one learned."""
-    from app import jobs, sweeps
-    from lora_core import sweep
+    from lora_core import jobs, sweep, sweeps
     from lora_core.runs import runs_root
     from lora_core.tools import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 
@@ -148,7 +147,32 @@ def queue_and_watch(planned: Sequence[Any], says: Language) -> int:
     return EXIT_OK if all(jobs.state(run) == "finished" for _, run in runs) else EXIT_FAILED
 
 
+# ---- folds -----------------------------------------------------------------------------------------------------------
+
+
+def _k_fold(parser: argparse.ArgumentParser, says: Language) -> None:
+    from lora_core.kfold import FOLDS
+
+    parser.set_defaults(run=run_k_fold)
+    _training(parser, says)
+    parser.add_argument("--folds", type=int, default=FOLDS, metavar="N", help=text("cli.k-fold.folds", says))
+    parser.add_argument("--dry-run", action="store_true", help=text("cli.tool.dry_run", says))
+
+
+def run_k_fold(arguments: argparse.Namespace) -> int:
+    """Plan a run for each fold, put them in line, wait for them, and say the epoch for the final run."""
+    from lora_core.cli import language
+    from lora_core.kfold import plan_folds
+
+    says = language()
+    planned = plan_folds(training_of(arguments), arguments.folds)
+    print(text("sweep.planned", says, count=len(planned)))
+    print("\n".join(f"  {one.settings.save.output_name}: {one.title}" for one in planned), flush=True)
+    return 0 if arguments.dry_run else queue_and_watch(planned, says)
+
+
 TUNING_PARSERS: dict[str, Callable[[argparse.ArgumentParser, Language], None]] = {
     "lr-range": _rate_range,
     "sweep": _sweep,
+    "k-fold": _k_fold,
 }

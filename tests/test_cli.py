@@ -6,15 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from lora_core.cli import main
 from lora_core.events import RunFinished
 from lora_core.runs import list_runs
-from lora_core.settings import RunSettings
-from lora_core.settings.files import save_settings
 from lora_core.settings.own_presets import save_preset
-from tests.models import tiny_sd_folder
+from tests.tiny_training import write_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -22,19 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def settings_file(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path / "home"))
-    images = tmp_path / "images" / "1_usu bear"
-    images.mkdir(parents=True)
-    for i in range(2):
-        Image.new("RGB", (64, 64), (90, 100 * i, 90)).save(images / f"{i}.png")
-    settings = RunSettings(
-        model={"base": str(tiny_sd_folder(tmp_path / "tiny"))},
-        dataset={"train_dir": images.parent, "resolution": "64", "min_bucket_reso": 32, "bucket_reso_steps": 32},
-        network={"rank": 2, "alpha": 2},
-        optimizer={"name": "AdamW"},
-        train={"epochs": 1, "mixed_precision": "no"},
-        save={"output_dir": tmp_path / "out", "output_name": "usu"},
-    )
-    return save_settings(settings, tmp_path / "my settings.toml")
+    return write_settings(tmp_path, epochs=1)
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["demo"], ["doctor"], ["gui"]], ids=lambda c: "-".join(c) or "top")

@@ -3,34 +3,19 @@
 import json
 
 import pytest
-from PIL import Image
 
 from lora_core.cli import main, parser
 from lora_core.rate_range import RESULT
 from lora_core.runs import list_runs, read_job_settings
-from lora_core.settings import RunSettings
-from lora_core.settings.files import save_settings
 from lora_core.settings.tools import RateRangeSettings
-from tests.models import tiny_sd_folder
+from tests.tiny_training import write_settings
 
 
 @pytest.fixture
 def settings_file(tmp_path, monkeypatch):
     monkeypatch.setenv("KUMAKOBO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KUMAKOBO_LANG", "en")
-    images = tmp_path / "images" / "1_usu bear"
-    images.mkdir(parents=True)
-    for i in range(2):
-        Image.new("RGB", (64, 64), (90, 100 * i, 90)).save(images / f"{i}.png")
-    settings = RunSettings(
-        model={"base": str(tiny_sd_folder(tmp_path / "tiny"))},
-        dataset={"train_dir": images.parent, "resolution": "64", "min_bucket_reso": 32, "bucket_reso_steps": 32},
-        network={"rank": 2, "alpha": 2},
-        optimizer={"name": "AdamW"},
-        train={"mixed_precision": "no", "train_text_encoder": False},
-        save={"output_dir": tmp_path / "out", "output_name": "usu"},
-    )
-    return save_settings(settings, tmp_path / "my settings.toml")
+    return write_settings(tmp_path, train_text_encoder=False)
 
 
 def test_the_answer_is_printed_and_kept_in_a_run_folder(settings_file, tmp_path, capsys):

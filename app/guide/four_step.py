@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app import jobs
 from app.i18n import say
 from app.words import run_label, state_word
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.guides.four_step import (
     STEPS,

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import jobs
 from app.i18n import say
 from app.run_view import RunView, Views
 from app.shared_files import thumbnail
+from lora_core import jobs
 from lora_core.events import FileSaved, RunFailed, Stop
 from lora_core.i18n import Language
 from lora_core.runs import RunFolder, runs_root

@@ -28,19 +28,19 @@ from app.model_test.form import (
     visible,
 )
 from app.model_test.history import earlier
-from app.model_test.view import gallery, lora_at, results_html
+from app.model_test.view import cell_at, gallery, lora_of, results_html, strength_of
 from app.page import Ui, quiet
 from app.settled import Settled
 from app.tabs.monitor import chosen_run
 from lora_core.errors import UserError
 from lora_core.generate.keep import keep
 from lora_core.merge.describe import describe
-from lora_core.runs import list_runs
+from lora_core.runs import RunFolder, list_runs
 from lora_core.settings.tools import ToolSettings
 
 Inputs = dict[Component, Any]
-MONITOR = ("monitor_grid", "monitor_run")
-"""On the monitor: the button that leads here, and which run is shown."""
+LEADING_HERE = ("monitor_grid", "monitor_run", "guide_run")
+"""On the monitor: the button that leads here, and which run is shown; on the Guide tab: the panel of a run."""
 
 
 GUIDE = "guide_slider_grid"
@@ -105,11 +105,12 @@ class Events:
         picked.then(self.poll, *self._polls(), **quiet())
 
     def connect_monitor(self) -> None:
-        """The monitor is laid out before, and its parts are known by name only."""
-        found = {block.elem_id: block for block in self.ui.demo.blocks.values() if block.elem_id in MONITOR}
-        button, run = (found[elem_id] for elem_id in MONITOR)
+        """Monitor and guide are laid out before, and their parts are known by name only."""
+        found = {block.elem_id: block for block in self.ui.demo.blocks.values() if block.elem_id in LEADING_HERE}
+        button, run, guide = (found[elem_id] for elem_id in LEADING_HERE)
         outputs = {*self.parts.fields.values(), self.parts.places["problems"], self.ui.tabs}
         button.click(self.of_shown_run, run, outputs, **quiet(queue=True, trigger_mode="once"))
+        guide.submit(self.of_guide, None, outputs, **quiet(queue=True, trigger_mode="once"))
 
     def connect_guide(self) -> None:
         """The guide of concept sliders leads here once its LoRA is trained."""
@@ -160,8 +161,15 @@ class Events:
 
     def of_shown_run(self, choice: str, request: gr.Request) -> Inputs:
         """Fill in a grid of the run that the monitor shows, and lead here; or say why there is none."""
+        return self.of_run(chosen_run(choice, list_runs()), request)
+
+    def of_guide(self, event: gr.EventData, request: gr.Request) -> Inputs:
+        """The same for the run that the guide shows."""
+        return self.of_run(job.find((event._data or {}).get("run")), request)
+
+    def of_run(self, run: RunFolder | None, request: gr.Request) -> Inputs:
         try:
-            found = of_run_folder(chosen_run(choice, list_runs()))
+            found = of_run_folder(run)
         except (FormError, UserError) as error:
             toast.warn(error_words(error, language_of(request)))
             return {self.parts.places["problems"]: gr.skip()}
@@ -194,12 +202,13 @@ class Events:
     def keep_epoch(self, run: str, request: gr.Request, event: gr.EventData) -> None:
         """Copy the LoRA file of the picture that was chosen, under the name that was given with it."""
         data, language = event._data or {}, language_of(request)
-        lora = lora_at(job.progress(self.ui.views, run), data.get("index"))
-        if lora is None or not is_allowed(lora, self.roots):
+        cell = cell_at(job.progress(self.ui.views, run), data.get("index"))
+        lora = None if cell is None else lora_of(cell)
+        if cell is None or lora is None or not is_allowed(lora, self.roots):
             toast.warn(say("model_test.keep.none", language))
             return
         try:
-            path = keep(lora, str(data.get("name", "")), job.find(run))
+            path = keep(lora, str(data.get("name", "")), job.find(run), strength_of(cell))
         except UserError as error:
             toast.warn(error_words(error, language))
             return

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from app import jobs
 from app.drafts import of_right_kind, read_draft
 from app.folder_view import is_allowed
 from app.merge.values import FormError, Term
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.families.source import BUILT_IN
 from lora_core.generate.epochs import saved_files

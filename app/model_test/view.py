@@ -44,7 +44,9 @@ def _keeping(saved: FileSaved, language: Language) -> dict[str, Any]:
     lora = lora_of(saved)
     if lora is None:
         return {}
-    ask = say("model_test.keep.ask", language, file=lora.name)
+    ask, strength = say("model_test.keep.ask", language, file=lora.name), strength_of(saved)
+    if strength:
+        ask += (" " if language == "en" else "") + say("model_test.keep.strength", language, strength=f"{strength:g}")
     return {"keep": {"name": proposed_name(lora), "ask": ask}}
 
 
@@ -60,12 +62,16 @@ def lora_of(saved: FileSaved) -> Path | None:
     return Path(path) if isinstance(path, str) and path else None
 
 
-def lora_at(found: Progress | None, index: Any) -> Path | None:
-    """The LoRA file of the picture of this number."""
+def strength_of(saved: FileSaved) -> float | None:
+    """The strength of a cell of a grid of strengths."""
+    strength = saved.facts.get("strength")
+    return float(strength) if isinstance(strength, int | float) else None
+
+
+def cell_at(found: Progress | None, index: Any) -> FileSaved | None:
+    """The picture of this number."""
     pictures = [] if found is None else found.pictures
-    return next(
-        (lora_of(saved) for saved in pictures if "grid" not in saved.facts and saved.facts.get("index") == index), None
-    )
+    return next((saved for saved in pictures if "grid" not in saved.facts and saved.facts.get("index") == index), None)
 
 
 def results_html(found: Progress | None, language: Language) -> str:

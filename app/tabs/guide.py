@@ -21,12 +21,13 @@ from app.merge.jobs import INSPECT_BOX
 from app.model_test.events import GUIDE
 from app.page import Ui, quiet
 from app.pair_view import pair_html
-from app.widgets import guide_panel
+from app.widgets import guide_panel, guide_run
 from lora_core.data.listing import IMAGE_ENDINGS
 from lora_core.data.subsets import Scan
 from lora_core.errors import UserError
 from lora_core.guides import copier, four_step, slider
 from lora_core.guides.first_lora import lay_out, propose
+from lora_core.guides.first_runs import remember
 from lora_core.plan import Preview
 from lora_core.settings import DatasetSettings, RunSettings
 
@@ -48,6 +49,7 @@ def build(ui: Ui) -> None:
             elem_classes=["kb-field"],
         )
         panel = guide_panel.build("guide_first")
+        guide_run.build(ui)
     with ui.advanced("guide.four.title"):
         gr.Markdown(t("guide.four.intro"), elem_classes="kb-hint")
         project = guide_panel.build("guide_four")
@@ -107,6 +109,7 @@ class FirstLora:
         try:
             wish = wish_of(by_component[self.folder], event._data or {}, roots)
             settings = lay_out(propose(wish, before, card_memory()), before)
+            remember(settings.save.output_name)
         except (UserError, OSError) as error:
             words = error.message(language) if isinstance(error, UserError) else str(error)
             toast.warn(words)

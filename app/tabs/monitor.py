@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from app import jobs
 from app.i18n import language_of, say, t
 from app.page import Ui, quiet
 from app.run_view import RunView, Views
 from app.widgets import gallery, loss_chart, overfitting, rate_range
 from app.widgets.run_status import COPY_ON_CLICK, SEND_ON_CLICK, files_html, notes_html, status_html, summary_html
 from app.words import part_name, run_label, state_word
+from lora_core import jobs
 from lora_core.events import Command, Pause, Resume, SampleNow, SaveNow, Stop
 from lora_core.help_cards import last_error, plain_lines
 from lora_core.i18n import Language

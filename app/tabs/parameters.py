@@ -196,6 +196,7 @@ def _validation(ui: Ui) -> None:
         with gr.Row():
             form.field("validation.every_n_epochs")
             form.field("validation.split")
+            form.field("validation.fold")
             form.field("validation.seed")
         ui.picker.field(form, "validation.folder", Wanted("folder"))
         with gr.Row():

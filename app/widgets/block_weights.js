@@ -2,12 +2,7 @@
 // A bar is a slider: drag or tap it, or use the arrow keys. Events say {weights: {block: number}}.
 const STEP = 0.05, FAR = 0.25, LIMIT = 10;
 const PATIENCE = 10000;  // ms that a change made here waits to come back as a value
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const words = () => (props.value && props.value.words) || {};
 const said = (weight) => String(+weight.toFixed(2));
 let weights = {}, bars = new Map(), layout = "", sending = 0, unanswered = 0, active = "", low = 0, high = 1;

@@ -7,12 +7,7 @@ let shown = [], at = 0, chosen = "";
 let large = null; // the item shown large: places change when pictures come
 let marked = null; // the item that the next one is compared with
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text != null) node.textContent = text;
-  return node;
-};
+const { make } = window.kumakobo;
 
 function figure(item, caption) {
   const place = shown.push({ ...item, caption }) - 1;

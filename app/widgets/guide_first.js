@@ -1,11 +1,6 @@
 // First LoRA. props.value = what app/guide/first_lora.py says of the wish; the boxes are made once, so that typing is not
 // disturbed. Empty boxes stand for what is proposed, which they show in grey. Events carry {trigger, class, kind, ...}.
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const value = () => props.value || {};
 const words = () => value().words || {};
 const boxes = {};

@@ -1,11 +1,6 @@
 // Four-step tuning. props.value = {words, projects, project, steps: [{step, title, help, runs, notes, next, done, button, enabled}],
 // epoch, proposed, said}. "select" looks ({action: look | new | epoch}), "submit" does ({step}).
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const value = () => props.value || {};
 const words = () => value().words || {};
 const send = (action, more = {}) => trigger("select", { action, project: value().project, ...more });

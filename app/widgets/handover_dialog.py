@@ -1,6 +1,7 @@
 """Send a LoRA to one's web UI: the dialog that the Monitor and the Inspect tab share."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from app.page import quiet
 from app.shared_files import thumbnail
 from app.widgets.dialogs import Dialog, Inputs, cancel, dialog_box
 from app.widgets.run_status import COPY_ON_CLICK
+from lora_core.data.listing import IMAGE_ENDINGS
 from lora_core.errors import UserError
+from lora_core.generate.keep import recommended_strength
 from lora_core.handover.places import place_of
-from lora_core.handover.preview import Picture, picture_of
+from lora_core.handover.preview import Picture, picture_of, png_of, samples_of
 from lora_core.handover.send import Sent, Wish, hand_over, told
 from lora_core.handover.words import trigger_words
 from lora_core.i18n import Language
@@ -29,6 +32,15 @@ if TYPE_CHECKING:
     from app.page import Ui
 
 FOLDER = Wanted("folder")
+PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
+MOST_SAMPLES = 12
+"""Shown to choose from."""
+CHOOSE_ON_CLICK = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-picture]");
+  if (button) trigger("select", { picture: button.dataset.picture });
+});
+"""
 
 
 class HandoverDialog:
@@ -39,7 +51,16 @@ class HandoverDialog:
         self.lora = gr.State("")
         """Path of the file that is to be sent."""
         with dialog_box("send.title", "handover_dialog") as box:
-            self.about = gr.HTML("", elem_id="handover_about", padding=False, apply_default_css=False)
+            self.about = gr.HTML(
+                "", js_on_load=CHOOSE_ON_CLICK, elem_id="handover_about", padding=False, apply_default_css=False
+            )
+            self.shown = ui.picker.box(
+                "handover-picture",
+                PICTURE,
+                label=t("send.other_picture"),
+                placeholder=t("send.other_picture_help"),
+                elem_classes=["kb-field"],
+            )
             self.folder = ui.picker.box(
                 "handover-folder",
                 FOLDER,
@@ -73,13 +94,16 @@ class HandoverDialog:
     @property
     def outputs(self) -> set[Any]:
         """Everything that opening changes."""
-        return {*self.dialog.outputs, self.about, self.folder, self.name, self.strength, self.replace, self.lora}
+        places = {self.about, self.shown, self.folder, self.name, self.strength, self.replace, self.lora}
+        return {*self.dialog.outputs, *places}
 
     def connect(self) -> None:
-        given: set[Any] = {self.lora, self.folder, self.name, self.strength}
+        given: set[Any] = {self.lora, self.shown, self.folder, self.name, self.strength}
         changed: set[Any] = {self.dialog.message, self.replace}
         for button, answer in ((self.go, self.send), (self.replace, self.send_over)):
             button.click(answer, given, changed, **quiet(queue=True, trigger_mode="once"))
+        self.about.select(self.choose, None, self.shown, **quiet())
+        self.shown.change(self.look, {self.lora, self.shown}, {self.about}, **quiet(trigger_mode="always_last"))
 
     # ---- opening -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +120,7 @@ class HandoverDialog:
         """Show the dialog, filled in for a file; for one that can't be sent, with the reason."""
         shown: dict[Any, Any] = {self.dialog.box: gr.update(visible=True), self.replace: gr.update(visible=False)}
         kept = read_draft(memory()).get("folder")
-        fields = {self.folder: kept if isinstance(kept, str) else "", self.strength: 1.0}
+        fields = {self.folder: kept if isinstance(kept, str) else "", self.strength: 1.0, self.shown: ""}
         try:
             lora = self.reports.file(typed)
             if lora is None:
@@ -104,15 +128,44 @@ class HandoverDialog:
             report = self.reports.header(lora)
             if report.kind != "lora":
                 raise UserError("lora.not_a_lora", path=lora)
-            picture = self.picture(report)
+            about = about_html(report, self.picture(report), language, self.samples(lora), recommended_strength(lora))
         except (UserError, FormError) as error:
             empty = {self.about: "", self.name: "", self.lora: ""}
             return shown | fields | empty | self.dialog.say(error.message(language))
-        about = {self.about: about_html(report, picture, language), self.name: lora.stem, self.lora: str(lora)}
-        return shown | fields | about | {self.dialog.message: ""}
+        fields[self.strength] = recommended_strength(lora) or 1.0
+        named = {self.about: about, self.name: lora.stem, self.lora: str(lora)}
+        return shown | fields | named | {self.dialog.message: ""}
 
-    def picture(self, report: HeaderReport) -> Picture | None:
-        """The picture that goes along. FormError where this page may not show it."""
+    def choose(self, event: gr.EventData) -> str:
+        """The sample that was clicked, for the box of the picture."""
+        return str((event._data or {}).get("picture") or "")
+
+    def look(self, by_component: Inputs, request: gr.Request) -> Inputs:
+        """Show the picture that would go along now, or why it can't."""
+        language = language_of(request)
+        try:
+            lora = self.reports.file(by_component[self.lora])
+            if lora is None:
+                return {self.about: gr.skip()}
+            report = self.reports.header(lora)
+            picture = self.picture(report, by_component[self.shown])
+        except (UserError, FormError) as error:
+            return {self.about: tag("div", words(error.message(language)), "kb-dialog-error", role="alert")}
+        return {self.about: about_html(report, picture, language, self.samples(lora), recommended_strength(lora))}
+
+    def samples(self, lora: Path) -> list[Path]:
+        """The samples of its training that this page may show."""
+        return [path for path in samples_of(lora, MOST_SAMPLES) if is_allowed(path, self.reports.roots)]
+
+    def picture(self, report: HeaderReport, typed: object = "") -> Picture | None:
+        """The picture that goes along: the one that was chosen, else as proposed. FormError where it may not be shown.
+
+        Raises UserError for what is no picture.
+        """
+        chosen = self.reports.file(typed)
+        if chosen is not None:
+            png_of(chosen)
+            return chosen
         found = picture_of(report)
         if isinstance(found, Path) and not is_allowed(found, self.reports.roots):
             raise FormError("browse.not_allowed")
@@ -152,7 +205,7 @@ class HandoverDialog:
             folder,
             name=str(by_component[self.name] or ""),
             strength=strength if isinstance(strength, int | float) else math.nan,
-            preview=self.picture(self.reports.header(lora)),
+            preview=self.picture(self.reports.header(lora), by_component[self.shown]),
             replace=replace,
         )
 
@@ -162,8 +215,14 @@ def memory() -> Path:
     return home() / "handover.json"
 
 
-def about_html(report: HeaderReport, picture: Picture | None, language: Language) -> str:
-    """Which file it is, the picture that goes along, and its trigger words."""
+def about_html(
+    report: HeaderReport,
+    picture: Picture | None,
+    language: Language,
+    samples: Sequence[Path] = (),
+    strength: float | None = None,
+) -> str:
+    """Which file it is, the picture that goes along, its trigger words, and other samples to choose from."""
     shown = address_of(report, picture)
     calling = trigger_words(report)
     lines = [
@@ -171,8 +230,24 @@ def about_html(report: HeaderReport, picture: Picture | None, language: Language
         words(say("send.words", language, words=calling) if calling else say("send.words_none", language)),
         words(say("send.picture" if shown else "send.picture_none", language), "ho-note"),
     ]
+    if strength:
+        lines.insert(2, words(say("send.strength_kept", language, strength=f"{strength:g}")))
     image = tag("img", "", src=shown, alt="") if shown else ""
-    return tag("div", image + tag("div", "".join(lines), "ho-lines"), "ho-about")
+    about = tag("div", image + tag("div", "".join(lines), "ho-lines"), "ho-about")
+    return about + (samples_html(samples, picture, language) if len(samples) > 1 else "")
+
+
+def samples_html(samples: Sequence[Path], picture: Picture | None, language: Language) -> str:
+    """The samples as buttons, the one that goes along pressed."""
+    buttons = []
+    for number, path in enumerate(samples, 1):
+        if addresses := thumbnail(path):
+            title = say("send.take_picture", language, number=number)
+            image = tag("img", "", src=addresses[0], alt="")
+            pressed = str(path == picture).lower()
+            said = {"aria_label": title, "title": path.name, "aria_pressed": pressed}
+            buttons.append(tag("button", image, type="button", data_picture=path, **said))
+    return tag("div", "".join(buttons), "ho-samples")
 
 
 def address_of(report: HeaderReport, picture: Picture | None) -> str:

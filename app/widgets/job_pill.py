@@ -5,11 +5,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from app import jobs
 from app.i18n import language_of, say
 from app.page import quiet
 from app.run_view import RunView, Views
 from app.words import duration, run_label, stage_word
+from lora_core import jobs
 from lora_core.i18n import Language
 from lora_core.runs import RunFolder, list_runs
 

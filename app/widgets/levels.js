@@ -1,11 +1,6 @@
 // Calm page. props.value is what app/calm.py look() gives: level, levels, hidden, accordions, marks, parts, note.
 // Hiding is a style sheet of element ids: it holds for fields that are drawn later, too, and nothing is drawn anew.
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 // What the app said last. While somebody chooses a level, an answer to an earlier change may still be on its way: it says
 // the level of before, and would take the choice back. The choice's own answer follows.
 let said = props.value || {};

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import jobs, toast
+from app import toast
 from app.folder_view import is_allowed
 from app.form import read_legal
 from app.i18n import language_of, say, t
@@ -14,6 +14,7 @@ from app.merge import run as job_runs
 from app.merge.view import progress_html
 from app.page import Ui, quiet
 from app.shared_files import shared_folder, thumbnail
+from lora_core import jobs
 from lora_core.data.regularisation import class_folder, discard, pictures_there
 from lora_core.errors import UserError
 from lora_core.runs import home, read_job_settings

@@ -1,11 +1,6 @@
 // The folder browser. props.value = null (closed) or what app/folder_view.py draws.
 // Events say {action, to}: Gradio would take a key "path" for a file of its own cache.
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const button = (className, text, action, path) => {
   const made = make("button", className, text);
   made.type = "button";

@@ -1,11 +1,6 @@
 // Problems of the settings. props.value = {items: [{path, place, tab, tabLabel, label, text, severity, fix, fixLabel}], words, open}
 // Draws the list, and marks each field (#f-section-name) with a class and the sentence below it.
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const items = () => (props.value && props.value.items) || [];
 const words = () => (props.value && props.value.words) || {};
 const fieldOf = (item) => document.getElementById("f-" + item.path.replaceAll(".", "-"));

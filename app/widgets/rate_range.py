@@ -8,13 +8,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import jobs, toast
+from app import toast
 from app.form import read
 from app.i18n import language_of, say, t
 from app.merge import run as job_runs
 from app.merge.view import progress_html
 from app.page import Ui, quiet
 from app.words import refusal_html
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.events import RateRangeDone
 from lora_core.i18n import Language

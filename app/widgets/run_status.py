@@ -142,8 +142,9 @@ def kept_html(view: RunView, language: Language) -> str:
     """Which of the files the person chose, the last choice first."""
     lines = []
     for kept in reversed(view.kept):
-        names = {"source": kept.source.name, "name": kept.path.name}
-        words = f"{say('monitor.files.kept', language, **names)} ({clock(kept.time)})"
+        values = {"source": kept.source.name, "name": kept.path.name, "strength": f"{kept.strength or 0:g}"}
+        key = "monitor.files.kept_at" if kept.strength else "monitor.files.kept"
+        words = f"{say(key, language, **values)} ({clock(kept.time)})"
         lines.append(f"<p>★ {escape(words)}</p>")
     return f'<div class="rs-note rs-kept">{"".join(lines)}</div>' if lines else ""
 

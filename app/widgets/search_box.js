@@ -1,10 +1,5 @@
 // Finds settings. props.value = {query, hits: [{place, label, tab, kohya, help, needs}], words: {placeholder, nothing}}
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const value = () => props.value || {};
 const words = () => value().words || {};
 let active = 0, timer = 0, closed = true;

@@ -43,7 +43,7 @@ def is_on(validation: ValidationSettings) -> bool:
 
 def splits(validation: ValidationSettings) -> bool:
     """Whether training pictures are held out; with a folder of its own there is no need to."""
-    return is_on(validation) and validation.folder is None and validation.split is not None
+    return is_on(validation) and validation.folder is None and bool(validation.fold or validation.split is not None)
 
 
 def trained_part(found: Scan, validation: ValidationSettings) -> Scan:
@@ -61,21 +61,32 @@ def trained_part(found: Scan, validation: ValidationSettings) -> Scan:
 
 
 def held_out_digests(found: Scan, validation: ValidationSettings) -> frozenset[str]:
-    """Contents of the pictures to hold out: the share that the settings say, at least one, but never the last one of a
-    folder. Empty when none can be spared.
+    """Contents of the pictures to hold out: the fold or share that the settings say, at least one, but never the last
+    one of a folder. Empty when none can be spared.
     """
     if not splits(validation):
         return frozenset()
-    assert validation.split is not None
     folders = [_digests(subset) for subset in found.train]
     kept_anyway = set().union(*(_digests(subset) for subset in found.reg))
     contents = set().union(*folders)
-    wanted = max(1, round(validation.split * len(contents)))
+    free = ranked(contents - kept_anyway, validation)
+    if validation.fold:
+        part, parts = fold_of(validation)
+        free = free[part - 1 :: parts]
+        wanted = len(free)
+    else:
+        wanted = max(1, round((validation.split or 0) * len(contents)))
     out: set[str] = set()
-    for content in ranked(contents - kept_anyway, validation):
+    for content in free:
         if len(out) < wanted and all(folder - out - {content} for folder in folders):
             out.add(content)
     return frozenset(out)
+
+
+def fold_of(validation: ValidationSettings) -> tuple[int, int]:
+    """(which, of how many), counted from 1: each picture that can be spared is in exactly one of them."""
+    part, _, parts = validation.fold.partition("/")
+    return int(part), int(parts)
 
 
 def ranked(digests: Iterable[str], validation: ValidationSettings) -> list[str]:
@@ -126,7 +137,7 @@ def held_out_problems(settings: RunSettings, found: Scan) -> Iterator[Problem]:
             key = "data.validation_all_trained" if given <= known else "data.validation_trained"
             values = {"path": validation.folder, "count": len(given & known)}
             yield Problem("validation.folder", key, values, "warning")
-    elif validation.split is not None and found.train and not held_out_digests(found, validation):
+    elif splits(validation) and found.train and not held_out_digests(found, validation):
         yield Problem("validation.split", "data.validation_none_to_spare", {}, "warning")
 
 

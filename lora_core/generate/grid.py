@@ -60,6 +60,7 @@ def _drawn(wanted: list[Page], model: AnyModel, cells: Cells) -> Iterator[EventB
                 cells.keep(shot, studio.draw(shot))
             facts: dict[str, Any] = {"page": number, "row": row, "column": column, "kept": kept, "seed": shot.seed}
             facts |= {"lora": str(lora)} if (lora := lora_of(wanted[number], row, column)) else {}
+            facts |= {"strength": at} if (at := strength_of(wanted[number], row, column)) is not None else {}
             yield FileSaved(path=cells.path(shot), kind="picture", facts=facts | {"prompt": shot.prompt, "index": done})
         yield StageChanged(stage="drawing", done=len(places), total=len(places))
     finally:
@@ -69,8 +70,17 @@ def _drawn(wanted: list[Page], model: AnyModel, cells: Cells) -> Iterator[EventB
 
 def lora_of(page: Page, row: int, column: int) -> Path | None:
     """The file that a cell shows, where rows or columns are files."""
+    return _value_of("lora", page, row, column)
+
+
+def strength_of(page: Page, row: int, column: int) -> float | None:
+    """The strength that a cell was drawn with, where rows or columns are strengths."""
+    return _value_of("strength", page, row, column)
+
+
+def _value_of(kind: str, page: Page, row: int, column: int) -> Any:
     sides = ((page.rows, row), (page.columns, column))
-    return next((side.values[place] for side, place in sides if side.kind == "lora"), None)
+    return next((side.values[place] for side, place in sides if side.kind == kind), None)
 
 
 def _written(page: Page, number: int, settings: GridSettings, cells: Cells, folder: Path) -> FileSaved:

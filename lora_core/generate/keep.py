@@ -1,5 +1,6 @@
 """The epoch that was chosen: a copy of its file under a name to use, and a note of the choice. Torch-free."""
 
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,12 +18,15 @@ from lora_core.settings.base import FileName
 ENDING = ".safetensors"
 LONGEST = 120
 """Of a name, as for output names."""
+CLOCKS_DIFFER = 2.0
+"""Seconds by which a file system's clock may be ahead of ours, or round up."""
 _NAME: TypeAdapter[str] = TypeAdapter(FileName)
 
 
-def keep(lora: Path, name: str, job: RunFolder | None = None) -> Path:
+def keep(lora: Path, name: str, job: RunFolder | None = None, strength: float | None = None) -> Path:
     """Copies a LoRA beside itself as ``name``.safetensors, and notes that in its training's folder and the job's.
 
+    ``strength``: at which it was chosen in a grid of strengths. 0 shows the source model and recommends nothing.
     Raises UserError for a name that can't be used, that a file has already, or that the training itself will write.
     """
     training = training_of(lora)
@@ -32,7 +36,8 @@ def keep(lora: Path, name: str, job: RunFolder | None = None) -> Path:
     if is_written_by_the_run(path, None if training is None else training[1]):
         raise UserError("keep.name_of_run", name=path.stem)
     copied(lora, path)
-    note(EpochKept(source=lora, path=path), (run for run in (job, training and training[0]) if run))
+    choice = EpochKept(source=lora, path=path, strength=strength or None)
+    note(choice, (run for run in (job, training and training[0]) if run))
     return path
 
 
@@ -52,6 +57,24 @@ def proposed_name(lora: Path) -> str:
     best = f"{run_of(lora)}-best"
     names = (best, *(f"{best}-{number}" for number in range(2, 1000)))
     return next((name for name in names if not lora.with_name(name + ENDING).exists()), best)
+
+
+def recommended_strength(lora: Path) -> float | None:
+    """The strength at which a LoRA was last chosen, itself or as a copy; None where nobody chose one.
+
+    A file that was written after the choice is another one under the same name.
+    """
+    path = lora.absolute()
+    written = path.stat().st_mtime if path.is_file() else math.inf
+    noted = (kept for run in list_runs() if run.kept.is_file() for kept in run.kept_reader().read())
+    own = [
+        kept
+        for kept in noted
+        if kept.strength is not None
+        and path in (kept.path.absolute(), kept.source.absolute())
+        and written <= kept.time + CLOCKS_DIFFER
+    ]
+    return max(own, key=lambda kept: kept.time).strength if own else None
 
 
 def training_of(lora: Path) -> tuple[RunFolder, RunSettings] | None:

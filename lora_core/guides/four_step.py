@@ -199,7 +199,12 @@ def _outcome(ended: RunFinished | RunFailed | None) -> Outcome:
 
 def _belongs(run: RunFolder, project: Project, step: Step) -> bool:
     """By its folder's name, "20261121-101500-usu-1-check": so a page with many runs reads those of the project only."""
-    outputs = "|".join(re.escape(re.sub(r"\s+", "_", name)) for name in project.outputs.get(step, ()))
+    return is_named(run, project.outputs.get(step, ()))
+
+
+def is_named(run: RunFolder, names: Sequence[str]) -> bool:
+    """Whether a run has one of these output names."""
+    outputs = "|".join(re.escape(re.sub(r"\s+", "_", name)) for name in names)
     return bool(outputs and re.fullmatch(rf"\d{{8}}-\d{{6}}-(?:{outputs})(?:-\d\d)?", run.path.name))
 
 

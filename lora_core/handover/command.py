@@ -15,7 +15,7 @@ def fill(parser: argparse.ArgumentParser, says: Language) -> None:
     parser.add_argument("file", type=Path, help=text("cli.handover.file", says))
     parser.add_argument("folder", type=Path, help=text("cli.handover.folder", says))
     parser.add_argument("--name", default="", help=text("cli.handover.name", says))
-    parser.add_argument("--strength", type=float, default=1.0, help=text("cli.handover.strength", says))
+    parser.add_argument("--strength", type=float, help=text("cli.handover.strength", says))
     parser.add_argument("--preview", type=Path, metavar="FILE", help=text("cli.handover.preview", says))
     parser.add_argument("--negative", default="", metavar="TEXT", help=text("cli.handover.negative", says))
     parser.add_argument("--replace", action="store_true", help=text("cli.handover.replace", says))

@@ -53,6 +53,13 @@ def sample_of(lora: Path) -> Path | None:
     return min(round_of_it, key=lambda sample: (sample.index, -int(sample.when))).path
 
 
+def samples_of(lora: Path, most: int) -> list[Path]:
+    """Samples of a LoRA's training to choose from, the newest round first."""
+    samples = [sample for path in _pictures(lora.parent / SAMPLES) if (sample := _sample(path, lora.stem))]
+    samples.sort(key=lambda sample: (-int(sample.when), sample.index))
+    return [sample.path for sample in samples[:most]]
+
+
 def _sample(path: Path, stem: str) -> _Sample | None:
     found = _NAME.fullmatch(path.name)
     if not found or not (stem == found["run"] or _run_of(stem) == found["run"]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_core.errors import UserError
+from lora_core.generate.keep import recommended_strength
 from lora_core.handover.cards import ENDINGS, Facts, card
 from lora_core.handover.places import Place, place_of
 from lora_core.handover.preview import Picture, picture_of, png_of
@@ -42,7 +43,8 @@ class Wish:
     """The program's own folder, or that of its LoRAs."""
     name: str = ""
     """What the file is called there, without ending; empty: as it is."""
-    strength: float = 1.0
+    strength: float | None = None
+    """None: that at which it was kept in a grid, else 1."""
     preview: Picture | None = None
     """None: the sample of its training, else the picture it has, if any."""
     negative: str = ""
@@ -71,7 +73,7 @@ def hand_over(wish: Wish) -> Sent:
     report = inspect_header(wish.lora)
     if report.kind != "lora":
         raise UserError("lora.not_a_lora", path=wish.lora)
-    place, name, strength = place_of(wish.folder), _name(wish), _strength(wish.strength)
+    place, name, strength = place_of(wish.folder), _name(wish), _strength(usual_strength(wish))
     digest, picture = sha256(wish.lora), wish.preview or picture_of(report)
     facts = Facts(report, name, trigger_words(report), strength, wish.negative.strip(), digest)
     files = dict(_files(place, facts, picture))
@@ -97,6 +99,13 @@ def _name(wish: Wish) -> str:
     if len(name) > LONGEST_NAME:
         raise UserError("handover.long_name", count=LONGEST_NAME)
     return one_component(name)
+
+
+def usual_strength(wish: Wish) -> float:
+    """The strength that was asked for; else that of the grid cell it was kept from, else as it was trained."""
+    if wish.strength is not None:
+        return wish.strength
+    return recommended_strength(wish.lora) or 1.0
 
 
 def _strength(value: float) -> float:

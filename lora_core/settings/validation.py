@@ -1,9 +1,25 @@
 """How over-fitting is measured while a run trains."""
 
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from lora_core.errors import UserError
 from lora_core.settings.base import Settings, UserPath, setting
 
 UNRELATED = "a photo of a house\na bowl of fruit on a table\na mountain landscape"
 """Prompts that hardly any LoRA is about."""
+MOST_FOLDS = 20
+
+
+def _fold(value: str) -> str:
+    """ "2/4", or empty."""
+    value = value.strip()
+    found = re.fullmatch(r"(\d{1,2})/(\d{1,2})", value)
+    if value and not (found and 1 <= int(found[1]) <= int(found[2]) and 2 <= int(found[2]) <= MOST_FOLDS):
+        raise UserError("settings.fold", most=MOST_FOLDS)
+    return value
 
 
 class ValidationSettings(Settings):
@@ -11,6 +27,8 @@ class ValidationSettings(Settings):
     """Measures over-fitting every n epochs: the loss on training pictures, on pictures held out, and how far other prompts have moved. Each time costs as much as a few dozen steps. Empty: off."""
     split: float | None = setting(0.1, "Held-out share", "validation_split", gt=0, le=0.5)
     """This part of the training pictures is not trained on but only measured; copies of a picture go with it. 0.1 of 20 pictures is 2. Regularisation images are never taken. Empty: none."""
+    fold: Annotated[str, AfterValidator(_fold)] = setting("", "Fold")
+    """Holds out one of equal parts of the pictures in place of a share: 2/4 is the second quarter. Runs on 1/4 to 4/4 hold out every picture once; the k-fold search makes them. Empty: the share decides."""
     folder: UserPath = setting(None, "Validation folder")
     """Pictures to measure on instead of holding some out, in numbered folders or not, with captions like the training pictures. None of them may be among those."""
     seed: int | None = setting(None, "Validation seed", "validation_seed", ge=0, le=2**32 - 1)

@@ -64,6 +64,11 @@ def test_parts_without_anything_to_show_vanish(layout):
     assert "parameters_memory" not in look(DEFAULTS, "expert", layout, "en")["accordions"]
 
 
+def test_a_part_without_settings_can_be_above_beginner(layout):
+    assert "parameters_sweep" in look(DEFAULTS, "beginner", layout, "en")["accordions"]
+    assert "parameters_sweep" not in look(DEFAULTS, "standard", layout, "en")["accordions"]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_hidden_changes_are_counted_and_can_be_shown(layout, language):
     assert look(DEFAULTS, "beginner", layout, language)["note"] is None

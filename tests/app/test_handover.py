@@ -13,6 +13,7 @@ from app.widgets.handover_dialog import HandoverDialog
 from app.widgets.path_picker import PathPicker
 from app.widgets.run_status import files_html
 from lora_core.events import CheckpointSaved, FileSaved, append
+from lora_core.generate.keep import keep
 from lora_core.runs import create_run
 from lora_core.settings import RunSettings
 from tests.app.inspect.samples import EVIL, good
@@ -58,8 +59,9 @@ def lora(tmp_path):
     return good(tmp_path / "out" / "usu.safetensors")
 
 
-def filled(dialog, lora, folder, name="usu", strength=0.8):
-    return {dialog.lora: str(lora), dialog.folder: str(folder), dialog.name: name, dialog.strength: strength}
+def filled(dialog, lora, folder, name="usu", strength=0.8, shown=""):
+    named = {dialog.lora: str(lora), dialog.folder: str(folder), dialog.name: name}
+    return named | {dialog.strength: strength, dialog.shown: str(shown)}
 
 
 def test_it_opens_with_the_files_name_words_and_picture(dialog, lora):
@@ -85,6 +87,44 @@ def test_it_sends_says_the_prompt_and_remembers_the_folder(dialog, lora, webui):
     assert dialog.named(str(lora), JAPANESE)[dialog.folder] == str(webui)
 
 
+def test_another_sample_is_chosen_by_a_click(dialog, lora, webui):
+    other = picture(lora.parent / "sample" / "usu_e000001_01_20261121000000_2.png", "blue")
+    about = dialog.named(str(lora), ENGLISH)[dialog.about]
+    assert about.count("data-picture=") == 2
+    assert dialog.choose(SimpleNamespace(_data={"picture": str(other)})) == str(other)
+    values = filled(dialog, lora, webui, shown=other)
+    pressed = dialog.look(values, JAPANESE)[dialog.about].partition('aria-pressed="true"')
+    assert f'data-picture="{other}"' in pressed[0].rpartition("<button")[2]
+    dialog.send(values, ENGLISH)
+    assert (webui / "models/Lora/usu.png").read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"no picture", None], ids=["broken", "gone"])
+def test_what_is_no_picture_is_said_and_nothing_is_sent(dialog, lora, webui, tmp_path, content):
+    broken = tmp_path / "絵.png"
+    if content:
+        broken.write_bytes(content)
+    values = filled(dialog, lora, webui, shown=broken)
+    assert "絵.png" in dialog.look(values, JAPANESE)[dialog.about]
+    assert "絵.png" in dialog.send(values, JAPANESE)[dialog.dialog.message]
+    assert list((webui / "models/Lora").iterdir()) == []
+
+
+def test_a_picture_outside_the_folders_of_the_page_is_refused(open_dialog, lora, tmp_path):
+    dialog, secret = open_dialog(lora.parent), picture(tmp_path / "secret.png")
+    shown = dialog.look(filled(dialog, lora, lora.parent, shown=secret), ENGLISH)[dialog.about]
+    assert "<img" not in shown
+    assert 'role="alert"' in shown
+
+
+def test_the_strength_of_the_grid_is_proposed(dialog, lora):
+    create_run(RunSettings(save={"output_dir": str(lora.parent), "output_name": "usu"}))
+    best = keep(lora, "usu-mine", strength=0.6)
+    shown = dialog.named(str(best), ENGLISH)
+    assert shown[dialog.strength] == 0.6
+    assert "Strength 0.6" in shown[dialog.about]
+
+
 def test_it_asks_before_it_replaces(dialog, lora, webui):
     mine = webui / "models/Lora/usu.safetensors"
     mine.write_bytes(b"mine")
@@ -104,6 +144,7 @@ def test_it_asks_before_it_replaces(dialog, lora, webui):
         ({"strength": None}, "The strength must be"),
         ({"name": "a/b"}, "plain file name"),
         ({"lora": ""}, "No LoRA file"),
+        ({"shown": "/nowhere/at all.png"}, "/nowhere/at all.png"),
     ],
 )
 def test_what_is_missing_is_said(dialog, lora, webui, change, said):

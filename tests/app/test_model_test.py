@@ -28,7 +28,7 @@ from app.widgets.run_status import files_html
 from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, FileSaved, ProofDone, RunFinished, append
 from lora_core.generate.axes import pages
-from lora_core.generate.keep import training_of
+from lora_core.generate.keep import recommended_strength, training_of
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import RunFolder, create_run
 from lora_core.settings import RunSettings
@@ -201,7 +201,8 @@ def drawn(tmp_path) -> RunFolder:
         path = tmp_path / f"{index}.png"
         Image.new("RGB", (8, 8)).save(path)
         lora = folder / f"usu-00000{1 + index // 2}.safetensors"
-        append(run.events, FileSaved(path=path, kind="picture", facts={"index": index, "lora": str(lora)}))
+        facts = {"index": index, "lora": str(lora), "strength": 0.6 * (index % 2)}
+        append(run.events, FileSaved(path=path, kind="picture", facts=facts))
     facts = {"grid": True, "prompt": "a bear", "seed": 1}
     append(run.events, FileSaved(path=path, kind="picture", facts=facts))
     append(run.events, RunFinished(reason="completed", step=0))
@@ -224,6 +225,15 @@ def test_an_epoch_of_the_grid_is_kept_and_shown_here_and_on_the_monitor(tab, dra
     run, _ = training_of(tmp_path / "out" / "usu-000002.safetensors")
     append(run.events, CheckpointSaved(path=tmp_path / "out" / "usu-000001.safetensors", step=1, epoch=1))
     assert "usu-best.safetensors" in files_html(tab.ui.views.view(run), "ja")
+
+
+def test_the_strength_of_the_cell_is_remembered(tab, drawn, tmp_path):
+    asked = gallery(job.progress(tab.ui.views, drawn.path.name), "en")["groups"][1]["items"]
+    assert ["Strength 0.6" in item["keep"]["ask"] for item in asked] == [False, True] * 2
+    tab.keep_epoch(drawn.path.name, REQUEST, click(index=3, name="mine"))
+    assert recommended_strength(tmp_path / "out" / "mine.safetensors") == 0.6
+    shown = results_html(job.progress(tab.ui.views, drawn.path.name), "en")
+    assert "as mine.safetensors, at strength 0.6" in shown
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import jobs
 from app.i18n import LOCALES
 from app.run_view import LogTail, RunView, Series, Views
 from app.shared_files import download, shared_folder, thumbnail
 from app.tabs import monitor
 from app.widgets import gallery, job_pill, loss_chart, run_status
 from app.words import duration, file_size, run_label
+from lora_core import jobs
 from lora_core.events import (
     CheckpointSaved,
     Event,

@@ -156,7 +156,7 @@ def test_help_in_both_languages(language):
     assert "--listen" in parser(language).format_help()
 
 
-@pytest.mark.parametrize("module", ["app.__main__", "app.ui", "app.jobs", "app.tabs.monitor", "app.tabs.system"])
+@pytest.mark.parametrize("module", ["app.__main__", "app.ui", "lora_core.jobs", "app.tabs.monitor", "app.tabs.system"])
 def test_the_app_never_imports_torch(module):
     heavy = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes")
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app import jobs, sweeps, toast
+from app import toast
 from app.page import Context
 from app.ui import build
 from app.widgets.sweep import Comparison, table_html
-from lora_core.events import RunFinished, append
-from lora_core.runs import create_run, runs_root
+from lora_core import jobs, sweeps
+from lora_core.events import PictureLoss, RunFinished, ValidationDone, append
+from lora_core.runs import create_run, read_job_settings, runs_root
 from lora_core.settings import RunSettings
 from lora_core.settings.overlay import with_values
 from lora_core.sweep import Result
@@ -92,6 +93,40 @@ def test_what_cannot_be_is_said_and_nothing_starts(comparison, started, tmp_path
 def test_a_sweep_whose_file_is_gone_ends_the_clock(comparison, started):
     assert not comparison.poll({comparison.sweep: "gone.json"}, REQUEST)[comparison.timer].active
     assert sweeps.newest() is None
+
+
+def test_folds_are_put_in_line_and_their_epoch_is_adopted(comparison, started, tmp_path):
+    folder = tmp_path / "img" / "5_usu bear"
+    values = inputs(comparison, tmp_path, "", **{"train.max_train_steps": 90, "validation.every_n_epochs": 1})
+    for number in range(4):
+        Image.new("RGB", (512, 512), (number, 0, 0)).save(folder / f"{number}.png")
+    answer = comparison.start_folds(values, REQUEST)
+    assert [read_job_settings(run.settings).validation.fold for run in started] == ["1/4", "2/4", "3/4", "4/4"]
+    assert not answer[comparison.buttons["adopt"]]["visible"]
+    for run in started:
+        for epoch in range(5):
+            loss = 0.1 + abs(epoch - 2) / 100
+            pictures = [PictureLoss(name="a", held_out=True, loss=loss)]
+            append(run.events, ValidationDone(epoch=epoch, step=epoch, fit=1, generalisation=loss, pictures=pictures))
+        append(run.events, RunFinished(reason="completed", step=1))
+        jobs._close(run)
+    name = {comparison.sweep: answer[comparison.sweep]}
+    polled = comparison.poll(name, REQUEST)
+    assert polled[comparison.buttons["adopt"]]["visible"]
+    assert "for 2 epochs" in polled[comparison.panel]
+    form = comparison.ui.form.components
+    changed = {component: update["value"] for component, update in comparison.adopt(values | name).items()}
+    assert changed[form["train.epochs"]] == 2
+    assert changed[form["train.max_train_steps"]] is None
+    assert changed[form["validation.every_n_epochs"]] is None
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_pictures_that_cannot_be_parted_are_said(comparison, started, tmp_path, pictures):
+    values = inputs(comparison, tmp_path, "", **({} if pictures else {"dataset.train_dir": None}))
+    answer = comparison.start_folds(values, REQUEST)
+    assert 'role="alert"' in answer[comparison.panel]
+    assert not started
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])

@@ -4,10 +4,9 @@ import time
 
 import pytest
 
-from app import jobs
 from app.run_view import RunView
 from app.widgets.run_status import files_html, summary_html
-from lora_core import tools
+from lora_core import jobs, tools
 from lora_core.events import FileSaved, RunFailed, RunFinished, StageChanged, ToolStarted
 from lora_core.merge.lora import load_lora
 from lora_core.runs import create_run, job_name, read_job_settings

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from app import jobs
 from app.calm import COOKIE
+from lora_core import jobs
 from lora_core.runs import PROJECT, RunFolder, create_run, list_runs
 from lora_core.settings import RunSettings
 from lora_core.setup.browser import system_chromium
@@ -162,6 +162,16 @@ def own_app(new_app, tmp_path) -> Iterator[App]:
     """An app of one's own, to kill."""
     app = new_app(tmp_path / "home").start()
     yield app
+    app.end_jobs()
+    app.kill()
+
+
+@pytest.fixture(scope="session")
+def real_app(new_app, tmp_path_factory) -> Iterator[App]:
+    """An app with the real trainer. What earlier tests ran in it is still there."""
+    app = new_app(tmp_path_factory.mktemp("studio") / "home")
+    app.env = {"KUMAKOBO_TRAINER": json.dumps([sys.executable, "-m", "lora_core", "train"]), "OMP_NUM_THREADS": "1"}
+    yield app.start()
     app.end_jobs()
     app.kill()
 

@@ -62,6 +62,7 @@ def test_a_level_hides_fields_keeps_values_and_is_remembered(form, visit):
     until(page, lambda: not is_seen(page, "train.seed"))
     assert is_seen(page, "train.epochs")
     assert not page.is_visible("#parameters_memory")
+    assert not page.is_visible("#parameters_sweep")
     until(page, lambda: "Seed" in page.inner_text(".kl-note"))
     page.reload()
     page.wait_for_selector("[data-level=beginner][aria-pressed=true]")

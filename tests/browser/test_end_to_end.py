@@ -3,28 +3,17 @@
 import json
 import re
 import struct
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from app import jobs
+from lora_core import jobs
 from lora_core.demo import DATASET, MINI_MODEL
 from lora_core.events import CheckpointSaved, RunFailed, RunFinished, SampleSaved
 from lora_core.runs import RunFolder, list_runs
 from lora_core.settings.files import load_settings
 from tests.browser.waiting import fill_in, until
-
-
-@pytest.fixture(scope="module")
-def real_app(new_app, tmp_path_factory):
-    """An app with the real trainer."""
-    app = new_app(tmp_path_factory.mktemp("studio") / "home")
-    app.env = {"KUMAKOBO_TRAINER": json.dumps([sys.executable, "-m", "lora_core", "train"]), "OMP_NUM_THREADS": "2"}
-    yield app.start()
-    app.end_jobs()
-    app.kill()
 
 
 def fill(page, path: str, value: str) -> None:

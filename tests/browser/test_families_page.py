@@ -1,12 +1,9 @@
 """SDXL and FLUX.1 in a real browser: presets, fields that do not apply, the model type that follows, a training."""
 
-import json
-import sys
-
 import pytest
 from PIL import Image
 
-from app import jobs
+from lora_core import jobs
 from lora_core.events import RunFinished, SampleSaved
 from lora_core.settings.fields import choice_label, fields_of
 from lora_core.settings.presets import find_preset
@@ -91,16 +88,6 @@ def test_a_preset_fills_the_form_and_what_does_not_apply_vanishes(form, visit): 
             if fields_of()[path].section in ("network", "optimizer", "schedule", "train", "loss", "noise"):
                 check_shows(page, path, value)
     assert visit.errors == []
-
-
-@pytest.fixture(scope="module")
-def real_app(new_app, tmp_path_factory):
-    """An app with the real trainer."""
-    app = new_app(tmp_path_factory.mktemp("families") / "home")
-    app.env = {"KUMAKOBO_TRAINER": json.dumps([sys.executable, "-m", "lora_core", "train"]), "OMP_NUM_THREADS": "2"}
-    yield app.start()
-    app.end_jobs()
-    app.kill()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app import jobs
+from lora_core import jobs
 from lora_core.events import EpochDone, RunStarted, StepDone
 from lora_core.i18n import catalogue
 from lora_core.runs import create_run

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from lora_core.data.folders import scan
 from lora_core.data.held_out import digest, held_out_digests, held_out_problems, measured, trained_part
@@ -93,6 +94,37 @@ def test_the_seed_decides_and_names_and_places_do_not(tmp_path):
     )
     by_seed = {held_out_digests(scan(one.dataset), one.validation.model_copy(update={"seed": s})) for s in range(8)}
     assert len(by_seed) > 4
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_the_folds_hold_out_every_picture_once(tmp_path, seed: int, folds: int):
+    for number in range(12):
+        picture(tmp_path / "train" / f"{1 + number % 2}_bear" / f"{number}.png", number)
+        picture(tmp_path / "train" / f"{1 + (number + seed) % 2}_bear" / f"copy {number}.png", number)
+    found = scan(settings_of(tmp_path).dataset)
+    parts = [
+        held_out_digests(found, settings_of(tmp_path, fold=f"{part}/{folds}", seed=seed, split=None).validation)
+        for part in range(1, folds + 1)
+    ]
+    assert sum(map(len, parts)) == len(frozenset().union(*parts)) == 12
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_fold_empties_a_folder_or_takes_a_regularisation_image(tmp_path, seed: int):
+    some_folders(tmp_path, seed)
+    settings = settings_of(tmp_path, fold="1/2")
+    found = scan(settings.dataset)
+    out = held_out_digests(found, settings.validation)
+    assert all(contents(image.path for image in subset.images) - out for subset in found.train)
+    assert not out & contents(image.path for subset in found.reg for image in subset.images)
+
+
+@pytest.mark.parametrize("fold", ["1/1", "0/2", "3/2", "1/21", "2", "a/b", "1/2/3", "-1/2"])
+def test_what_is_no_fold_is_refused(tmp_path, fold: str):
+    with pytest.raises(ValidationError, match="2/4"):
+        settings_of(tmp_path, fold=fold)
 
 
 @pytest.mark.parametrize("validation", [{"every_n_epochs": None}, {"split": None}])

@@ -61,6 +61,7 @@ def test_every_cell_is_the_picture_drawn_by_itself(run, tmp_path):
     assert [(c.facts["page"], c.facts["row"], c.facts["column"]) for c in cells] == [
         (p, r, c) for p in range(2) for r in range(3) for c in range(2)
     ]
+    assert [c.facts["strength"] for c in cells] == [0.0, 0.7] * 6
     assert [path.path.name for path in made] == ["grid-00-1.png", "grid-01-2.png"]
     for page, sheet in zip(pages(job), made, strict=True):
         whole = Image.open(sheet.path)

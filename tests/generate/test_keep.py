@@ -1,12 +1,14 @@
 """The chosen epoch: copied, never moved and never over another file, and remembered by its training and the job."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from lora_core.errors import UserError
 from lora_core.events import EpochKept
-from lora_core.generate.keep import keep, proposed_name, training_of
+from lora_core.generate.keep import keep, proposed_name, recommended_strength, training_of
 from lora_core.runs import RunFolder, create_run
 from lora_core.settings import RunSettings
 from lora_core.settings.generate import GridSettings
@@ -62,6 +64,29 @@ def test_the_proposed_name_is_free(epoch):
     keep(epoch, proposed_name(epoch))
     assert proposed_name(epoch) == "usu-v2-best-2"
     assert proposed_name(epoch.with_name("usu-v2.safetensors")) == "usu-v2-best-2"
+
+
+def test_the_strength_of_the_last_choice_is_recommended_for_copy_and_epoch(epoch):
+    training(epoch.parent)
+    assert recommended_strength(epoch) is None
+    first = keep(epoch, "first", strength=0.6)
+    assert [recommended_strength(path) for path in (epoch, first)] == [0.6, 0.6]
+    second = keep(epoch, "second", create_run(GridSettings()), strength=0.8)
+    assert [recommended_strength(path) for path in (epoch, first, second)] == [0.8, 0.6, 0.8]
+    assert recommended_strength(epoch.with_name("other.safetensors")) is None
+
+
+def test_the_source_models_column_recommends_nothing(epoch):
+    training(epoch.parent)
+    assert recommended_strength(keep(epoch, "mine", strength=0.0)) is None
+
+
+def test_a_file_written_after_the_choice_is_another_one(epoch):
+    training(epoch.parent)
+    keep(epoch, "mine", strength=0.6)
+    later = time.time() + 60
+    os.utime(epoch, (later, later))
+    assert recommended_strength(epoch) is None
 
 
 @pytest.mark.parametrize(

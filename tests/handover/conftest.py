@@ -17,6 +17,14 @@ DATA = {
 """What a training on "20_usu bear" with regularisation images writes."""
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch) -> Path:
+    """Runs that say which file was kept at which strength: none but a test's own."""
+    folder = tmp_path_factory.mktemp("kumakobo")
+    monkeypatch.setenv("KUMAKOBO_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def make_lora():
     """A LoRA file with a few layers of a family: cross attention tells Stable Diffusion 1 from 2."""

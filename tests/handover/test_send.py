@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from lora_core.errors import UserError
+from lora_core.generate.keep import keep
 from lora_core.handover import send
 from lora_core.handover.send import Wish, hand_over, told
 from lora_core.i18n import LANGUAGES
 from lora_core.io.arrays import save_arrays
 from lora_core.io.hashes import sha256
+from lora_core.runs import create_run
+from lora_core.settings import RunSettings
 from tests.handover.conftest import picture
 
 
@@ -45,6 +48,15 @@ def test_automatic1111_gets_file_picture_and_card(lora, webui):
         "negative text": "hat",
         "notes": json.loads((folder / "うす.json").read_text(encoding="utf-8"))["notes"],
     }
+
+
+def test_the_strength_of_the_grid_is_that_of_card_and_prompt(lora, webui):
+    create_run(RunSettings(save={"output_dir": str(lora.parent), "output_name": lora.stem}))
+    best = keep(lora, "best", strength=0.7)
+    assert hand_over(Wish(best, webui)).prompt == "<lora:best:0.7> usu bear"
+    assert hand_over(Wish(best, webui, strength=1.0, replace=True)).prompt == "<lora:best:1> usu bear"
+    card = json.loads((webui / "models/Lora/best.json").read_text(encoding="utf-8"))
+    assert card["preferred weight"] == 1.0
 
 
 def test_comfyui_gets_what_its_lora_manager_reads(lora, comfy):

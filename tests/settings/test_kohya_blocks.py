@@ -12,7 +12,7 @@ from lora_core.selection import is_kernel, known_names, select
 from lora_core.settings import RunSettings
 from lora_core.settings.kohya import import_tree
 from lora_core.settings.kohya.export import to_gui, to_scripts
-from tests.settings.test_kohya_import import entry, gui, nothing, scripts
+from tests.settings.kohya_files import entry, gui, nothing, scripts
 
 
 def layers(told, family="sd1"):

@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import jobs
-from lora_core import help_cards
+from lora_core import help_cards, jobs
 from lora_core.events import CheckpointSaved, RunFailed, RunFinished, SaveNow, StepDone, Stop
 from lora_core.i18n import LANGUAGES, catalogue
 from lora_core.runs import PROJECT, RunFolder, list_runs

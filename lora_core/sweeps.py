@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from app import jobs
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.runs import RunFolder, home, runs_root
 from lora_core.sweep import Planned, Result, keep, kept
