@@ -16,10 +16,11 @@ from lora_core.events import (
     ToolStarted,
     append,
 )
+from lora_core.generate.shelf import Shelf
 from lora_core.help_cards import explain
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import RunFolder, job_name
-from lora_core.settings.tools import IN_OWN_FOLDER, ToolSettings
+from lora_core.settings.tools import IN_OWN_FOLDER, PICTURES, ToolSettings
 
 EXIT_OK, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
@@ -46,9 +47,12 @@ def tool(job: str) -> Callable[..., Generator[EventBase, None, None]]:
 
 
 def events_of(
-    settings: ToolSettings, run: RunFolder | None, stops: Callable[[], bool]
+    settings: ToolSettings, run: RunFolder | None, stops: Callable[[], bool], shelf: Shelf | None = None
 ) -> Generator[EventBase, None, None]:
-    """The events of a job from its start to its end; what goes wrong is the last of them, in words."""
+    """The events of a job from its start to its end; what goes wrong is the last of them, in words.
+
+    ``shelf`` has the model of the last job that drew, if this process has done one.
+    """
     from lora_core.merge.describe import describe
 
     last_file = None
@@ -56,7 +60,7 @@ def events_of(
         yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings, computed=False).lines())
         run_it = tool(settings.job)
         arguments = (settings, run) if isinstance(settings, IN_OWN_FOLDER) else (settings,)
-        steps = run_it(*arguments)
+        steps = run_it(*arguments, **({"shelf": shelf} if isinstance(settings, PICTURES) else {}))
         for event in steps:
             yield event
             if isinstance(event, FileSaved):
@@ -74,11 +78,16 @@ def events_of(
         yield RunFailed(message=explain(detail).texts(), detail=detail)
 
 
-def run_job(settings: ToolSettings, run: RunFolder, consumers: Iterable[Callable[[EventBase], None]] = ()) -> int:
+def run_job(
+    settings: ToolSettings,
+    run: RunFolder,
+    consumers: Iterable[Callable[[EventBase], None]] = (),
+    shelf: Shelf | None = None,
+) -> int:
     """Do a job whose folder the app made. Returns the exit code of the process."""
     commands = Reader(run.commands, COMMAND)
     last: EventBase | None = None
-    for event in events_of(settings, run, lambda: any(isinstance(c, Stop) for c in commands.read())):
+    for event in events_of(settings, run, lambda: any(isinstance(c, Stop) for c in commands.read()), shelf):
         last = event
         append(run.events, event)
         for consume in consumers:

@@ -31,7 +31,7 @@ class Studio:
     def __init__(self, model: AnyModel, device: torch.device | None = None, dtype: torch.dtype | None = None):
         self.model, self.family = model, FAMILIES[model.family]
         self.device = device or choose_device(TrainSettings())
-        self.dtype = dtype or _dtype(model, self.device)
+        self.dtype = dtype or drawing_dtype(model, self.device)
         self.components = self.family.load(model, dtype=self.dtype, device=self.device)
         self.swap = LoraSwap(self.family, self.components)
 
@@ -39,7 +39,11 @@ class Studio:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.swap.take_off()
+        self.rest()
+
+    def rest(self) -> None:
+        """The model is the base again, to the last bit, and what was read for one job is forgotten."""
+        self.swap.reset()
 
     def draw(
         self, shot: Shot, on_step: OnStep | None = None, on_latents: Callable[[Tensor], object] | None = None
@@ -68,7 +72,7 @@ class Studio:
         return dataclasses.replace(picture, prompt=shot.prompt, details=picture.details | lora_hashes(shot.loras))
 
 
-def _dtype(model: AnyModel, device: torch.device) -> torch.dtype:
+def drawing_dtype(model: AnyModel, device: torch.device) -> torch.dtype:
     """Half precision on graphics cards; FLUX.1's numbers are too large for fp16."""
     if device.type == "cpu":
         return torch.float32
@@ -78,7 +82,7 @@ def _dtype(model: AnyModel, device: torch.device) -> torch.dtype:
 def arithmetic(model: AnyModel, device: torch.device | None = None) -> str:
     """Where and in which number format a model is computed: pictures of two of these differ in their last bits."""
     device = device or choose_device(TrainSettings())
-    return f"{device.type} {_dtype(model, device)}"
+    return f"{device.type} {drawing_dtype(model, device)}"
 
 
 def lora_hashes(loras: Sequence[Worn]) -> dict[str, str]:
