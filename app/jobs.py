@@ -43,6 +43,7 @@ from lora_core.help_cards import HelpCard, explain, last_error
 from lora_core.runs import JobSettings, RunFolder, create_run, line_lock, read_job_settings, runs_root
 from lora_core.settings import RunSettings
 from lora_core.settings.tools import PICTURES, TRAIN
+from lora_core.worker import WorkerFolder
 
 State = Literal["queued", "running", "paused", "finished", "stopped", "failed"]
 ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed"})
@@ -168,12 +169,26 @@ def advance(root: Path | None = None, wait: float = 0) -> None:
         logging.getLogger(__name__).warning("%s: jobs can't be brought up to date: %s", root, error)
 
 
-def free_memory(root: Path | None = None) -> None:
-    """Have the picture worker give its memory back, unless it is drawing."""
+def loaded_model(root: Path | None = None) -> str | None:
+    """The name of the model that is in memory for the next pictures."""
+    return picture_worker.loaded(root or runs_root())
+
+
+def free_memory(root: Path | None = None) -> bool:
+    """Have the picture worker give its memory back. False where it is drawing, and so needs it."""
     root = root or runs_root()
-    if root.is_dir():
-        with suppress(Timeout), _lock(root, wait=5):
-            picture_worker.end(root)
+    try:
+        with _lock(root, wait=5):
+            return _end_worker(root)
+    except (Timeout, OSError):
+        return False
+
+
+def _end_worker(root: Path) -> bool:
+    """End the picture worker unless it has a job in hand that has not ended; True when it is gone."""
+    run = WorkerFolder(root).in_hand()
+    drawing = run is not None and picture_worker.process(root) is not None and state(run) not in ENDED
+    return not drawing and picture_worker.end(root)
 
 
 def settle(run: RunFolder) -> None:
@@ -243,7 +258,7 @@ def _launch(run: RunFolder) -> bool:
         settings = read_job_settings(run.settings)
         if isinstance(settings, PICTURES):
             _hand_over(run, settings)
-        elif not isinstance(settings, TRAIN) or picture_worker.end(run.path.parent):
+        elif not isinstance(settings, TRAIN) or _end_worker(run.path.parent):
             _start_process(run, settings)
     except (OSError, ValueError) as error:
         append(run.events, _failure(HelpCard("failures.not_started", {"error": str(error)}), repr(error)))

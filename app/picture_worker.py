@@ -34,12 +34,8 @@ def has_in_hand(run: RunFolder) -> bool:
     return WorkerFolder(run.path.parent).in_hand() == run
 
 
-def is_busy(root: Path) -> bool:
-    return process(root) is not None and WorkerFolder(root).in_hand() is not None
-
-
 def loaded(root: Path) -> str | None:
-    """The model that is in memory now, as settings name it."""
+    """The name of the model that is in memory now."""
     return WorkerFolder(root).loaded() if process(root) is not None else None
 
 
@@ -68,15 +64,13 @@ def hand(run: RunFolder) -> None:
 
 
 def end(root: Path) -> bool:
-    """End a worker that has nothing in hand; True when there is none any more, and its memory is free.
+    """End the worker; True when there is none any more, and its memory is free.
 
-    It is not asked: an idle worker has nothing to lose, and one that hangs could not obey.
+    It is not asked: with nothing to do it has nothing to lose, and one that hangs could not obey.
     """
     found = process(root)
     if found is None:
         return True
-    if WorkerFolder(root).in_hand() is not None:
-        return False
     processes.end_by_force(found)
     until = time.monotonic() + GONE_SECONDS
     while process(root) is not None:

@@ -87,7 +87,7 @@ class WorkerFolder:
                 _write(self._loaded, model)
 
     def loaded(self) -> str | None:
-        """The model in memory, as settings name it. Of a worker that was killed it says what was."""
+        """The name of the model in memory. Of a worker that was killed it says what was."""
         return _read(self._loaded)
 
     def clear(self) -> None:

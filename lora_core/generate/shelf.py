@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_core.families.source import files_of
+from lora_core.families.source import BUILT_IN, files_of
 from lora_core.settings import AnyModel, TrainSettings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Shelf:
     """
 
     def __init__(self, on_change: Callable[[str | None], object] = lambda name: None):
-        """``on_change`` is told which model is in memory from now on, as its settings name it, or None."""
+        """``on_change`` is told the name of the model that is in memory from now on, or None."""
         self._on_change = on_change
         self._kept: Studio | None = None
         self._key: tuple[str, str, str, Stamp] | None = None
@@ -51,7 +51,7 @@ class Shelf:
         if self._kept is None or key != self._key:
             self.drop()
             self._kept, self._key = Studio(model, device, dtype), key
-            self._on_change(model.base.strip())
+            self._on_change(BUILT_IN if model.base.strip() == BUILT_IN else self._kept.components.source.name)
         try:
             yield self._kept
             self._kept.rest()
