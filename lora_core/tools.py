@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping
 from importlib import import_module
 
-from lora_core.errors import UserError
+from lora_core.errors import Stopped, UserError
 from lora_core.events import (
     COMMAND,
     EventBase,
@@ -56,6 +56,8 @@ def events_of(
     from lora_core.merge.describe import describe
 
     last_file = None
+    shelf = shelf or Shelf()
+    shelf.stops = stops
     try:
         yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings, computed=False).lines())
         run_it = tool(settings.job)
@@ -70,6 +72,8 @@ def events_of(
                 yield RunFinished(reason="stopped", step=0)
                 return
         yield RunFinished(reason="completed", step=0, path=last_file)
+    except Stopped:
+        yield RunFinished(reason="stopped", step=0)
     except UserError as error:
         yield RunFailed(message={language: error.message(language) for language in LANGUAGES})
     except Exception:

@@ -53,7 +53,9 @@ def preview(settings: PreviewSettings, run: RunFolder, shelf: Shelf | None = Non
             yield StageChanged(stage="drawing", done=number, total=len(jobs))
             with added(modules, changes, biases, strength):
                 defaults = SampleSettings(prompts=prompt)
-                picture = draw(studio.family, studio.components, request(prompt, settings), defaults, model)
+                picture = draw(
+                    studio.family, studio.components, request(prompt, settings), defaults, model, on_step=studio.goes_on
+                )
             path = save_png(picture, run.path / f"preview_{number:02d}.png")
             shown = f"{prompt} <lora:{job_name(settings.merge)}:{strength:g}>"
             facts = {"prompt": shown, "index": number, "strength": strength, "seed": picture.seed}

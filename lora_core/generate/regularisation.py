@@ -48,7 +48,8 @@ def _drawn(
     folder.mkdir(parents=True, exist_ok=True)
     for done, one in enumerate(wanted, start=count - len(wanted)):
         yield StageChanged(stage="drawing", done=done, total=count)
-        picture = draw(family, components, request(settings, one), defaults, settings.model, encode=texts)
+        asked = request(settings, one)
+        picture = draw(family, components, asked, defaults, settings.model, encode=texts, on_step=studio.goes_on)
         if one.path.exists():  # another job of the same folder was faster
             continue
         if settings.captions:

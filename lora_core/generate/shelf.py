@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_core.errors import Stopped
 from lora_core.families.source import BUILT_IN, files_of
 from lora_core.settings import AnyModel, TrainSettings
 
@@ -30,6 +31,8 @@ class Shelf:
     def __init__(self, on_change: Callable[[str | None], object] = lambda name: None):
         """``on_change`` is told the name of the model that is in memory from now on, or None."""
         self._on_change = on_change
+        self.stops: Callable[[], bool] = lambda: False
+        """Whether the person wants the job that borrows to stop; asked after every step of a picture."""
         self._kept: Studio | None = None
         self._key: tuple[str, str, str, Stamp] | None = None
 
@@ -52,10 +55,11 @@ class Shelf:
             self.drop()
             self._kept, self._key = Studio(model, device, dtype), key
             self._on_change(BUILT_IN if model.base.strip() == BUILT_IN else self._kept.components.source.name)
+        self._kept.stops = self.stops
         try:
             yield self._kept
             self._kept.rest()
-        except GeneratorExit:
+        except (GeneratorExit, Stopped):
             self._kept.rest()
             raise
         except BaseException:

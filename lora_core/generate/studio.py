@@ -16,7 +16,6 @@ from lora_core.generate.loras import LoraSwap
 from lora_core.generate.picture import Picture
 from lora_core.generate.prompts import SamplePrompt
 from lora_core.generate.request import Shot
-from lora_core.generate.samplers import OnStep
 from lora_core.generate.tags import Worn
 from lora_core.settings import AnyModel, SampleSettings, TrainSettings
 from lora_core.train.device import choose_device
@@ -34,6 +33,8 @@ class Studio:
         self.dtype = dtype or drawing_dtype(model, self.device)
         self.components = self.family.load(model, dtype=self.dtype, device=self.device)
         self.swap = LoraSwap(self.family, self.components)
+        self.stops: Callable[[], bool] = lambda: False
+        """Asked after every step of a picture."""
 
     def __enter__(self) -> "Studio":
         return self
@@ -45,10 +46,15 @@ class Studio:
         """The model is the base again, to the last bit, and what was read for one job is forgotten."""
         self.swap.reset()
 
-    def draw(
-        self, shot: Shot, on_step: OnStep | None = None, on_latents: Callable[[Tensor], object] | None = None
-    ) -> Picture:
-        """A picture with its LoRAs; what it says of itself has the tags and the hashes. Raises UserError."""
+    def goes_on(self, done: int, total: int) -> bool:
+        """What a picture is asked for after ``done`` of its steps."""
+        return not self.stops()
+
+    def draw(self, shot: Shot, on_latents: Callable[[Tensor], object] | None = None) -> Picture:
+        """A picture with its LoRAs; what it says of itself has the tags and the hashes.
+
+        Raises UserError, and Stopped in the middle of it.
+        """
         self.swap.wear(shot.loras)
         request = SamplePrompt(
             shot.text,
@@ -66,7 +72,7 @@ class Studio:
             request,
             SampleSettings(),
             self.model,
-            on_step=on_step,
+            on_step=self.goes_on,
             on_latents=on_latents,
         )
         return dataclasses.replace(picture, prompt=shot.prompt, details=picture.details | lora_hashes(shot.loras))
