@@ -20,6 +20,8 @@ from lora_core import worker
 from lora_core.runs import RunFolder
 from lora_core.worker import WorkerFolder
 
+PROGRAM = (sys.executable, "-m", "lora_core")
+"""The kumakobo command."""
 GONE_SECONDS = 5.0
 """How long to wait for a process that was ended to be gone, its memory with it; then it is looked at again later."""
 
@@ -51,7 +53,7 @@ def take(run: RunFolder, environment: dict[str, str]) -> Job:
     folder.clear()
     token = f"{time.time_ns():x}"
     words = ["worker", str(folder.root), "--app", str(os.getpid()), "--token", token]
-    command = [sys.executable, "-m", "lora_core", *words, "--idle", str(worker.IDLE_SECONDS)]
+    command = [*PROGRAM, *words, "--idle", str(worker.IDLE_SECONDS)]
     started, job = processes.start(command, environment, run.log)
     processes.write_job(folder.job, job)
     threading.Thread(target=_record_exit, args=(started, folder), daemon=True, name="wait for the worker").start()
