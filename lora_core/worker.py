@@ -4,8 +4,9 @@ It is given run folders and treats each as a process of its own would: the same 
 log. What passes between it and the app are small files in ``<runs>/.worker``, which work alike on every system and are
 found by an app that was started later. Torch is loaded by the first job.
 
-The worker ends by itself when the app that started it is gone, when nothing was asked of it for some minutes, and
-when another was put in its place. It is ended by force at any time while it has nothing in hand.
+The worker ends by itself when the app that started it is gone, when nothing was asked of it for some minutes, after a
+surprise, such as too little memory, and when it is no longer known. It is ended by force at any time while it has
+nothing in hand.
 """
 
 import json
@@ -120,7 +121,8 @@ def _read(path: Path) -> str | None:
 def work(folder: WorkerFolder, app: int, token: str, says: Language, idle_seconds: float = IDLE_SECONDS) -> None:
     """Do what is given until there is reason to go. ``app`` is the process id of the app.
 
-    Where it returns, nobody will hand it anything any more: the process holds the lock of the line, until it is gone.
+    Where it returns, nobody hands it anything any more: it is unknown, or holds the lock of the line until the process
+    is gone, or keeps in hand what it failed at.
     """
     watched = _process(app)
     lock = line_lock(folder.root, -1)
@@ -131,6 +133,8 @@ def work(folder: WorkerFolder, app: int, token: str, says: Language, idle_second
     while folder.belongs_to(token):
         if run := folder.in_hand():
             do(run, shelf, says)
+            if shelf.is_broken:
+                return
             folder.put_down()
             since = time.monotonic()
         elif _is_gone(watched) or time.monotonic() - since > idle_seconds:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_core.errors import Stopped
+from lora_core.errors import Stopped, UserError
 from lora_core.families.source import BUILT_IN, files_of
 from lora_core.settings import AnyModel, TrainSettings
 
@@ -33,6 +33,8 @@ class Shelf:
         self._on_change = on_change
         self.stops: Callable[[], bool] = lambda: False
         """Whether the person wants the job that borrows to stop; asked after every step of a picture."""
+        self.is_broken = False
+        """Whether the process should not be drawn with any more: a card that failed once fails at everything."""
         self._kept: Studio | None = None
         self._key: tuple[str, str, str, Stamp] | None = None
 
@@ -43,7 +45,7 @@ class Shelf:
         """The base model, without any LoRA, and so it is left. The one kept before is freed before another is read.
 
         Whoever fails with the model in hand, out of memory for one, leaves it in a state that nobody knows: it is
-        dropped. Who is stopped leaves it as it was.
+        dropped. Who is stopped leaves it as it was. Raises UserError for files that can't be read.
         """
         from lora_core.generate.studio import Studio, drawing_dtype
         from lora_core.train.device import choose_device
@@ -62,7 +64,8 @@ class Shelf:
         except (GeneratorExit, Stopped):
             self._kept.rest()
             raise
-        except BaseException:
+        except BaseException as error:
+            self.is_broken = not isinstance(error, UserError)
             self.drop()
             raise
 

@@ -29,6 +29,7 @@ def generate(settings, run, shelf):
         os._exit(3)
     yield StageChanged(stage="drawing", done=1, total=1)
     if word == "fail":
+        shelf.is_broken = True  # as of any surprise
         raise MemoryError("CUDA out of memory")
 
 

@@ -116,10 +116,14 @@ def test_a_worker_that_ends_by_itself_is_told_with_its_exit_code(root):
     assert "3" in message
 
 
-def test_a_job_that_fails_leaves_a_worker_that_works(root):
-    failed, after = drawn(root, "fail"), drawn(root)
-    assert (jobs.state(failed), jobs.state(after)) == ("failed", "finished")
-    assert pid(failed) == pid(after)
+def test_after_a_surprise_the_next_job_has_a_new_process(root):
+    """A card that failed once fails at everything, until the process is another."""
+    failed, after, again = drawn(root, "fail"), drawn(root), drawn(root)
+    assert [jobs.state(run) for run in (failed, after, again)] == ["failed", "finished", "finished"]
+    assert sum(isinstance(event, RunFailed) for event in failed.read_events()) == 1
+    assert pid(failed) != pid(after)
+    assert pid(after) == pid(again)
+    assert is_gone(pid(failed))
 
 
 def test_what_nobody_foresaw_is_in_the_log_and_the_model_is_dropped(tmp_path, capfd):
