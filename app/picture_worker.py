@@ -52,7 +52,7 @@ def take(run: RunFolder, environment: dict[str, str]) -> Job:
         return replace(known, by_worker=True)
     folder.clear()
     token = f"{time.time_ns():x}"
-    words = ["worker", str(folder.root), "--app", str(os.getpid()), "--token", token]
+    words = ["worker", str(folder.root.absolute()), "--app", str(os.getpid()), "--token", token]
     command = [*PROGRAM, *words, "--idle", str(worker.IDLE_SECONDS)]
     started, job = processes.start(command, environment, run.log)
     processes.write_job(folder.job, job)

@@ -29,7 +29,7 @@ from app.model_test.form import (
 )
 from app.model_test.history import earlier
 from app.model_test.view import gallery, loaded_html, lora_at, results_html
-from app.page import Ui, quiet
+from app.page import TABS, Ui, quiet
 from app.settled import Settled
 from app.tabs.monitor import chosen_run
 from lora_core.errors import UserError
@@ -89,8 +89,7 @@ class Events:
         parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
-        # What was loaded for the pictures of another tab is seen by who comes here.
-        self.ui.tabs.select(lambda: gr.Timer(active=True), None, self.timer, **quiet())
+        self.ui.tabs.select(self.opened, None, self.timer, **quiet())
         freed = parts.places["loaded"].select(self.free, None, None, **quiet(queue=True, trigger_mode="once"))
         freed.then(self.poll, *self._polls(), **quiet())
         self.connect_monitor()
@@ -189,6 +188,10 @@ class Events:
             toast.warn(error_words(error, language))
             return
         toast.info(say("model_test.keep.done", language, source=lora.name, path=path))
+
+    def opened(self, event: gr.SelectData) -> Any:
+        """Look again: something may have been loaded for the pictures of another tab, or freed."""
+        return gr.Timer(active=True) if event.index == TABS.index("model_test") else gr.skip()
 
     def free(self, request: gr.Request) -> None:
         """Give the memory of the model back."""
