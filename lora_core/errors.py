@@ -54,3 +54,7 @@ class ProblemsFound(Exception):
     def __init__(self, problems: Sequence[Problem]):
         super().__init__("\n".join(problem.message("en") for problem in problems))
         self.problems = problems
+
+
+class Stopped(Exception):
+    """The person asked to stop while a picture was being drawn."""

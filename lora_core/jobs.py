@@ -1,6 +1,7 @@
 """Starts, queues, watches and stops jobs. Everything is in run folders: any app process can take over.
 
-One job runs at a time; further ones wait in line. ``advance`` closes jobs whose process is gone, enforces a "stop
+One job runs at a time; further ones wait in line. A job is a process of its own, but for those that draw pictures: one
+worker does them one after another (``picture_worker``). ``advance`` closes jobs whose process is gone, enforces a "stop
 now" that was not obeyed, and starts the next in line. It is called by whoever looks (the page's polling, the server's
 caretaker thread) and guarded by a lock file.
 """
@@ -15,13 +16,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from lora_core import picture_worker, processes
 from lora_core.errors import UserError
 from lora_core.events import (
     EVENT,
@@ -37,30 +39,22 @@ from lora_core.events import (
     append,
 )
 from lora_core.help_cards import HelpCard, explain, last_error
-from lora_core.runs import PROJECT, JobSettings, RunFolder, create_run, read_job_settings, runs_root
+from lora_core.processes import Job, end_by_force, write_job
+from lora_core.runs import JobSettings, RunFolder, create_run, line_lock, read_job_settings, runs_root
 from lora_core.settings import RunSettings
+from lora_core.settings.tools import PICTURES, TRAIN
+from lora_core.worker import WorkerFolder
 
 State = Literal["queued", "running", "paused", "finished", "stopped", "failed"]
 ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed"})
 
 GRACE_SECONDS = 10.0
 """How long a job may take to obey "stop now" before it is told by the system, and again before it is ended by force."""
+LOOK_SECONDS = 0.2
+"""Between two looks at the picture worker."""
 TAIL_BYTES = 65_536
 MARKERS = ".open"
 """Folder beside the runs that names those that wait or train."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """The process that runs a job. A pid alone may belong to another process by now; with its start time it can't."""
-
-    pid: int
-    create_time: float
-    command: list[str]
-    app_pid: int
-    """The app process that started it, which records the exit code."""
-    stop_now_at: float | None = None
-    """When the person asked for "stop now", in seconds since 1970."""
 
 
 def start(settings: JobSettings, root: Path | None = None) -> RunFolder:
@@ -141,20 +135,15 @@ def send(run: RunFolder, command: Command) -> None:
             return
         run.send(command)
         if not command.save and (job := read_job(run)) and job.stop_now_at is None:
-            _write_job(run, replace(job, stop_now_at=time.time()))
+            write_job(run.job, replace(job, stop_now_at=time.time()))
 
 
 def alive(run: RunFolder) -> psutil.Process | None:
     """The process of a run, if it still runs."""
     job = read_job(run)
-    if job is None:
+    if job is None or (job.by_worker and not picture_worker.has_in_hand(run)):
         return None
-    try:
-        process = psutil.Process(job.pid)
-        same = abs(process.create_time() - job.create_time) < 2
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
+    return processes.running(job)
 
 
 def advance(root: Path | None = None, wait: float = 0) -> None:
@@ -178,6 +167,28 @@ def advance(root: Path | None = None, wait: float = 0) -> None:
         return
     except OSError as error:  # a full disk, say: the next look tries again
         logging.getLogger(__name__).warning("%s: jobs can't be brought up to date: %s", root, error)
+
+
+def loaded_model(root: Path | None = None) -> str | None:
+    """The name of the model that is in memory for the next pictures."""
+    return picture_worker.loaded(root or runs_root())
+
+
+def free_memory(root: Path | None = None) -> bool:
+    """Have the picture worker give its memory back. False where it is drawing, and so needs it."""
+    root = root or runs_root()
+    try:
+        with _lock(root, wait=5):
+            return _end_worker(root)
+    except (Timeout, OSError):
+        return False
+
+
+def _end_worker(root: Path) -> bool:
+    """End the picture worker unless it has a job in hand that has not ended; True when it is gone."""
+    run = WorkerFolder(root).in_hand()
+    drawing = run is not None and picture_worker.process(root) is not None and state(run) not in ENDED
+    return not drawing and picture_worker.end(root)
 
 
 def settle(run: RunFolder) -> None:
@@ -216,10 +227,7 @@ def log_tail(run: RunFolder, size: int = TAIL_BYTES) -> str:
 
 
 def read_job(run: RunFolder) -> Job | None:
-    try:
-        return Job(**json.loads(run.job.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    return processes.read_job(run.job)
 
 
 def command(run: RunFolder, settings: JobSettings) -> list[str]:
@@ -245,37 +253,40 @@ def environment(settings: JobSettings) -> dict[str, str]:
 
 
 def _launch(run: RunFolder) -> bool:
-    """Start the process of a waiting run, in its own process group, so that it outlives the app. False if it can't."""
+    """Begin a waiting run, or leave it in line where something has to go first. False if it can't ever be begun."""
     try:
         settings = read_job_settings(run.settings)
-        with run.log.open("ab") as log:
-            process = subprocess.Popen(
-                command(run, settings),
-                cwd=PROJECT,
-                env=environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                **_detached(),
-            )
+        if isinstance(settings, PICTURES):
+            _hand_over(run, settings)
+        elif not isinstance(settings, TRAIN) or _end_worker(run.path.parent):
+            _start_process(run, settings)
     except (OSError, ValueError) as error:
         append(run.events, _failure(HelpCard("failures.not_started", {"error": str(error)}), repr(error)))
         _close(run)
         return False
-    try:
-        born = psutil.Process(process.pid).create_time()
-    except psutil.NoSuchProcess:
-        born = time.time()
-    _write_job(run, Job(process.pid, born, command(run, settings), os.getpid()))
-    _ticket(run).unlink(missing_ok=True)
-    threading.Thread(target=_record_exit, args=(process, run), daemon=True, name=f"wait for {run.path.name}").start()
     return True
 
 
-def _detached() -> dict:
-    if os.name == "nt":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
+def _start_process(run: RunFolder, settings: JobSettings) -> None:
+    process, job = processes.start(command(run, settings), environment(settings), run.log)
+    write_job(run.job, job)
+    _ticket(run).unlink(missing_ok=True)
+    threading.Thread(target=_record_exit, args=(process, run), daemon=True, name=f"wait for {run.path.name}").start()
+
+
+def _hand_over(run: RunFolder, settings: JobSettings) -> None:
+    """Let the picture worker do a run: its process is written down first, as that of any other."""
+    write_job(run.job, picture_worker.take(run, environment(settings)))
+    _ticket(run).unlink(missing_ok=True)
+    picture_worker.hand(run)
+    threading.Thread(target=_await_end, args=(run,), daemon=True, name=f"wait for {run.path.name}").start()
+
+
+def _await_end(run: RunFolder) -> None:
+    """Move the line on when the worker has done a run; no process ends with it."""
+    while alive(run):
+        time.sleep(LOOK_SECONDS)
+    advance(run.path.parent, wait=5)
 
 
 def _record_exit(process: subprocess.Popen, run: RunFolder) -> None:
@@ -311,14 +322,6 @@ def _enforce_stop(run: RunFolder, process: psutil.Process) -> None:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
-def end_by_force(process: psutil.Process) -> None:
-    """End a process and everything it started. Children first collected, as they lose their parent with it."""
-    with suppress(psutil.Error):
-        for one in [*process.children(recursive=True), process]:
-            with suppress(psutil.Error):
-                one.kill()
-
-
 def _stopped(run: RunFolder) -> RunFinished:
     step = last_event(run, (StepDone,))
     saved = last_event(run, (CheckpointSaved,))
@@ -331,12 +334,6 @@ def _stopped(run: RunFolder) -> RunFinished:
 
 def _failure(card: HelpCard, detail: str) -> RunFailed:
     return RunFailed(message=card.texts(), detail=detail)
-
-
-def _write_job(run: RunFolder, job: Job) -> None:
-    temporary = run.job.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(job), indent=2), encoding="utf-8")
-    temporary.replace(run.job)
 
 
 def _ticket(run: RunFolder) -> Path:
@@ -375,5 +372,5 @@ def _place_in_line(run: RunFolder) -> tuple[int, str]:
 @contextmanager
 def _lock(root: Path, wait: float) -> Iterator[None]:
     """One at a time, over all app processes. Raises filelock.Timeout."""
-    with FileLock(root / ".lock", timeout=wait):
+    with line_lock(root, wait):
         yield

@@ -21,6 +21,7 @@ from lora_core.generate.job import facts_of, next_number
 from lora_core.generate.loras import layers_of
 from lora_core.generate.picture import save_png
 from lora_core.generate.request import Shot, check_loras, model_of, seeds, shot
+from lora_core.generate.shelf import Shelf
 from lora_core.generate.studio import Studio
 from lora_core.generate.tags import tagged, text_of
 from lora_core.inspect.header import inspect_header
@@ -41,7 +42,7 @@ NOT_OF_ADAPTERS = {"weight", "alpha"}
 """A module with nothing else is a piece of a model, not of a LoRA."""
 
 
-def proof(settings: ProofSettings, run: RunFolder | None = None) -> Iterator[EventBase]:
+def proof(settings: ProofSettings, run: RunFolder | None = None, shelf: Shelf | None = None) -> Iterator[EventBase]:
     """Yields the pictures, where there is a folder for them, and a ProofDone.
 
     Raises UserError for a model or LoRA that can't be read.
@@ -54,7 +55,7 @@ def proof(settings: ProofSettings, run: RunFolder | None = None) -> Iterator[Eve
     check_loras(worn[0].loras, model)
     file = load_lora(settings.lora)
     yield StageChanged(stage="loading_model")
-    with Studio(model) as studio:
+    with (shelf or Shelf()).studio(model) as studio:
         found = fit(file, layers_of(studio.family, studio.components))
         done = told(found, settings)
         if found.can_be_measured:

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from lora_core.events import COMMAND, EVENT, KEPT, Command, EpochKept, Event, Reader, append
 from lora_core.settings import RunSettings
 from lora_core.settings.tools import TOOL_SETTINGS, ToolSettings, output_of
@@ -108,6 +110,11 @@ def create_run(settings: JobSettings, root: Path | None = None) -> RunFolder:
         run.settings.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
         return run
     raise FileExistsError(f"{root}: no free name for a run")
+
+
+def line_lock(root: Path, wait: float) -> FileLock:
+    """Whoever holds it may change the line of jobs, over all processes. ``wait`` in seconds, -1 for ever."""
+    return FileLock(root / ".lock", timeout=wait)
 
 
 def list_runs(root: Path | None = None) -> list[RunFolder]:

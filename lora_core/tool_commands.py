@@ -9,6 +9,7 @@ Torch-free.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,6 +68,12 @@ def add_commands(commands: Any, says: Language) -> None:
     job = commands.add_parser("job")  # what the page starts; not for people, so it has no help
     job.set_defaults(run=run_job_folder, side_by_side=True)
     job.add_argument("folder", type=Path)
+    worker = commands.add_parser("worker")  # likewise
+    worker.set_defaults(run=run_worker, side_by_side=True)
+    worker.add_argument("root", type=Path)
+    worker.add_argument("--app", type=int, required=True)
+    worker.add_argument("--token", required=True)
+    worker.add_argument("--idle", type=float, required=True)
 
 
 # ---- what every command shares ---------------------------------------------------------------------------------------
@@ -449,3 +456,15 @@ def run_job_folder(arguments: argparse.Namespace) -> int:
     settings = read_job_settings(run.settings)
     assert not isinstance(settings, RunSettings), "a training is started by kumakobo train"
     return run_job(settings, run, [ToolConsole(language()).show])
+
+
+def run_worker(arguments: argparse.Namespace) -> int:
+    """Do one picture job after another, as the page hands them over."""
+    from lora_core.cli import language
+    from lora_core.worker import WorkerFolder, print_into, work
+
+    folder = WorkerFolder(arguments.root)
+    print_into(folder.log)  # begun with the log of the first job, in case nothing of this could be loaded
+    work(folder, arguments.app, arguments.token, language(), arguments.idle)
+    sys.stdout.flush()
+    os._exit(0)  # at once, the lock in hand: the system lets go of it when the process and its memory are gone

@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping
 from importlib import import_module
 
-from lora_core.errors import UserError
+from lora_core.errors import Stopped, UserError
 from lora_core.events import (
     COMMAND,
     EventBase,
@@ -16,10 +16,11 @@ from lora_core.events import (
     ToolStarted,
     append,
 )
+from lora_core.generate.shelf import Shelf
 from lora_core.help_cards import explain
 from lora_core.i18n import LANGUAGES
 from lora_core.runs import RunFolder, job_name
-from lora_core.settings.tools import IN_OWN_FOLDER, ToolSettings
+from lora_core.settings.tools import IN_OWN_FOLDER, PICTURES, ToolSettings
 
 EXIT_OK, EXIT_FAILED, EXIT_STOPPED = 0, 1, 130
 
@@ -46,17 +47,22 @@ def tool(job: str) -> Callable[..., Generator[EventBase, None, None]]:
 
 
 def events_of(
-    settings: ToolSettings, run: RunFolder | None, stops: Callable[[], bool]
+    settings: ToolSettings, run: RunFolder | None, stops: Callable[[], bool], shelf: Shelf | None = None
 ) -> Generator[EventBase, None, None]:
-    """The events of a job from its start to its end; what goes wrong is the last of them, in words."""
+    """The events of a job from its start to its end; what goes wrong is the last of them, in words.
+
+    ``shelf`` has the model of the last job that drew, if this process has done one.
+    """
     from lora_core.merge.describe import describe
 
     last_file = None
+    shelf = shelf or Shelf()
+    shelf.stops = stops
     try:
         yield ToolStarted(job=settings.job, name=job_name(settings), summary=describe(settings, computed=False).lines())
         run_it = tool(settings.job)
         arguments = (settings, run) if isinstance(settings, IN_OWN_FOLDER) else (settings,)
-        steps = run_it(*arguments)
+        steps = run_it(*arguments, **({"shelf": shelf} if isinstance(settings, PICTURES) else {}))
         for event in steps:
             yield event
             if isinstance(event, FileSaved):
@@ -66,6 +72,8 @@ def events_of(
                 yield RunFinished(reason="stopped", step=0)
                 return
         yield RunFinished(reason="completed", step=0, path=last_file)
+    except Stopped:
+        yield RunFinished(reason="stopped", step=0)
     except UserError as error:
         yield RunFailed(message={language: error.message(language) for language in LANGUAGES})
     except Exception:
@@ -74,11 +82,16 @@ def events_of(
         yield RunFailed(message=explain(detail).texts(), detail=detail)
 
 
-def run_job(settings: ToolSettings, run: RunFolder, consumers: Iterable[Callable[[EventBase], None]] = ()) -> int:
+def run_job(
+    settings: ToolSettings,
+    run: RunFolder,
+    consumers: Iterable[Callable[[EventBase], None]] = (),
+    shelf: Shelf | None = None,
+) -> int:
     """Do a job whose folder the app made. Returns the exit code of the process."""
     commands = Reader(run.commands, COMMAND)
     last: EventBase | None = None
-    for event in events_of(settings, run, lambda: any(isinstance(c, Stop) for c in commands.read())):
+    for event in events_of(settings, run, lambda: any(isinstance(c, Stop) for c in commands.read()), shelf):
         last = event
         append(run.events, event)
         for consume in consumers:

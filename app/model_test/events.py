@@ -28,10 +28,11 @@ from app.model_test.form import (
     visible,
 )
 from app.model_test.history import earlier
-from app.model_test.view import cell_at, gallery, lora_of, results_html, strength_of
-from app.page import Ui, quiet
+from app.model_test.view import cell_at, gallery, loaded_html, lora_of, results_html, strength_of
+from app.page import TABS, Ui, quiet
 from app.settled import Settled
 from app.tabs.monitor import chosen_run
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.generate.keep import keep
 from lora_core.merge.describe import describe
@@ -93,6 +94,9 @@ class Events:
         parts.buttons["latest"].click(self.latest, None, {*fields, problems}, **quiet())
         self.ui.demo.load(lambda: gr.Timer(active=True), None, self.timer, **quiet())
         self.timer.tick(self.poll, *self._polls(), **quiet())
+        self.ui.tabs.select(self.opened, None, self.timer, **quiet())
+        freed = parts.places["loaded"].select(self.free, None, None, **quiet(queue=True, trigger_mode="once"))
+        freed.then(self.poll, *self._polls(), **quiet())
         self.connect_monitor()
         self.connect_guide()
         self.connect_history()
@@ -120,7 +124,7 @@ class Events:
 
     def _polls(self) -> tuple[set[Any], set[Any]]:
         parts = self.parts
-        places = {parts.places[name] for name in ("progress", "pictures", "results")}
+        places = {parts.places[name] for name in ("progress", "pictures", "results", "loaded")}
         buttons = {parts.buttons[name] for name in ("cancel", "go", "proof")}
         return {parts.fields["run"], self.polled}, {*places, *buttons, self.timer, self.polled}
 
@@ -214,21 +218,32 @@ class Events:
             return
         toast.info(say("model_test.keep.done", language, source=lora.name, path=path))
 
+    def opened(self, event: gr.SelectData) -> Any:
+        """Look again: something may have been loaded for the pictures of another tab, or freed."""
+        return gr.Timer(active=True) if event.index == TABS.index("model_test") else gr.skip()
+
+    def free(self, request: gr.Request) -> None:
+        """Give the memory of the model back."""
+        if not jobs.free_memory():
+            toast.warn(say("model_test.free.busy", language_of(request)))
+
     def poll(self, by_component: Inputs, request: gr.Request) -> Inputs:
-        """Look at the job; the clock stops when it has ended."""
+        """Look at the job and at what is in memory; the clock stops when there is neither."""
         parts, language = self.parts, language_of(request)
         found = job.progress(self.ui.views, by_component[parts.fields["run"]])
         busy = found is not None and not found.ended
+        model = jobs.loaded_model()
         updates: dict[str, tuple[Any, Any]] = {
             "progress": (parts.places["progress"], progress_html(found, language)),
             "pictures": (parts.places["pictures"], gallery(found, language)),
             "results": (parts.places["results"], results_html(found, language)),
+            "loaded": (parts.places["loaded"], loaded_html(model, language, busy=busy)),
             "cancel": (parts.buttons["cancel"], gr.update(visible=busy)),
             "go": (parts.buttons["go"], gr.update(interactive=not busy)),
             "proof": (parts.buttons["proof"], gr.update(interactive=not busy)),
         }
         answer = fresh(updates, by_component[self.polled], self.polled)
-        return answer if busy else answer | {self.timer: gr.Timer(active=False)}
+        return answer if busy or model else answer | {self.timer: gr.Timer(active=False)}
 
     def _shown(self, values: dict[str, Any]) -> Inputs:
         return {self.parts.fields[key]: value for key, value in values.items()}

@@ -11,6 +11,7 @@ from app.widgets.gallery import MAX_PICTURES
 from app.widgets.run_status import copy_button, kept_html
 from lora_core import proof_verdict
 from lora_core.events import FileSaved, ProofDone
+from lora_core.families.source import BUILT_IN
 from lora_core.generate.keep import proposed_name
 from lora_core.i18n import Language
 
@@ -91,6 +92,18 @@ def results_html(found: Progress | None, language: Language) -> str:
     return (
         f'{proof}<div class="mg-result">{kept}<div class="mg-where">{where}</div>'
         f'<div class="rs-do">{buttons}</div></div>'
+    )
+
+
+def loaded_html(model: str | None, language: Language, *, busy: bool) -> str:
+    """Which model is in memory for the next pictures, and a button that frees it; nothing while none is."""
+    if model is None:
+        return ""
+    name = say("model.built_in", language) if model == BUILT_IN else model
+    words, tip = escape(say("model_test.free", language)), escape(say("model_test.free.tip", language), quote=True)
+    return (
+        f'<div class="mt-loaded"><span>{escape(say("model_test.loaded", language, name=name))}</span>'
+        f'<button type="button" class="mt-free" title="{tip}" {"disabled" if busy else ""}>{words}</button></div>'
     )
 
 

@@ -24,6 +24,11 @@ document.addEventListener("keydown", (event) => {
 }, true);
 """
 """Ctrl+Enter draws here; everywhere else on the page it trains."""
+FREE = """
+element.addEventListener("click", (event) => {
+  if (event.target.closest("button.mt-free:not([disabled])")) trigger("select", {});
+});
+"""
 
 
 def build(ui: Ui) -> None:
@@ -95,6 +100,9 @@ def _start(ui: Ui, parts: Parts) -> None:
                 min_width=220,
                 visible=False,
             )
+        parts.places["loaded"] = gr.HTML(
+            "", elem_id="mt_loaded", elem_classes="kb-report", padding=False, js_on_load=FREE
+        )
         parts.places["progress"] = gr.HTML("", elem_id="mt_progress", elem_classes="kb-report", padding=False)
         parts.places["results"] = gr.HTML(
             "", elem_id="mt_results", elem_classes="kb-report", padding=False, js_on_load=COPY_ON_CLICK

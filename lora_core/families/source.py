@@ -44,6 +44,16 @@ def base_path(model: ModelSettings) -> Path:
     return path.parent if path.name == "model_index.json" else path
 
 
+def files_of(model: AnyModel) -> dict[str, Path]:
+    """The files or folders that a model is read from, by their settings; none for one that is not on this machine.
+
+    Raises UserError as ``base_path`` does.
+    """
+    base = {} if model.allow_download and is_hub_name(model.base.strip()) else {"base": base_path(model)}
+    others = {name: getattr(model, name, None) for name in ("vae", "clip_l", "t5")}
+    return base | {name: path for name, path in others.items() if path is not None}
+
+
 def require_base(model: AnyModel) -> FileKind | None:
     """Raises UserError unless the source model can be trained, judged by its header; then looks at the separate VAE.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from lora_core.families.source import base_path
+from lora_core.families.source import files_of
 from lora_core.generate.picture import Picture, save_png
 from lora_core.generate.request import Shot
 from lora_core.io.hashes import model_hash
@@ -65,9 +65,8 @@ def is_whole(path: Path) -> bool:
 
 def identity(model: AnyModel) -> dict[str, Any]:
     """What tells a model from others: its settings, with the content of files in place of their paths."""
-    files = {"base": base_path(model)} | {name: getattr(model, name, None) for name in ("vae", "clip_l", "t5")}
     told = model.model_dump(mode="json", exclude={"allow_download"})
-    return told | {name: content_hash(path) for name, path in files.items() if path is not None}
+    return told | {name: content_hash(path) for name, path in files_of(model).items()}
 
 
 def content_hash(path: Path) -> str:

@@ -1,6 +1,7 @@
 """``kumakobo grid``: saved epochs by strength, or any one thing by any other, each cell drawn once and kept."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from lora_core.generate.job import folder_of
 from lora_core.generate.picture import save_png
 from lora_core.generate.request import check_loras, model_of
 from lora_core.generate.sheet import sheet
+from lora_core.generate.shelf import Shelf
 from lora_core.generate.studio import Studio, arithmetic, lora_hashes
 from lora_core.runs import RunFolder
 from lora_core.settings import AnyModel
 from lora_core.settings.generate import GridSettings
 
 
-def grid(settings: GridSettings, run: RunFolder | None = None) -> Iterator[EventBase]:
+def grid(settings: GridSettings, run: RunFolder | None = None, shelf: Shelf | None = None) -> Iterator[EventBase]:
     """Draws what is not there yet, then writes one labelled picture for each prompt and seed.
 
     What was drawn stays when the job is stopped, and the next one goes on from there. Raises UserError for what can't
@@ -30,7 +32,7 @@ def grid(settings: GridSettings, run: RunFolder | None = None) -> Iterator[Event
     folder = pages_folder(settings, run)
     check_loras((lora for page in wanted for row in page.shots for shot in row for lora in shot.loras), model)
     cells = Cells(settings.cache or folder / "cells", model, arithmetic(model))
-    yield from _drawn(wanted, model, cells)
+    yield from _drawn(wanted, model, cells, shelf or Shelf())
     yield StageChanged(stage="writing")
     for number, page in enumerate(wanted):
         yield _written(page, number, settings, cells, folder)
@@ -43,17 +45,17 @@ def pages_folder(settings: GridSettings, run: RunFolder | None) -> Path:
     return folder_of(settings, run)
 
 
-def _drawn(wanted: list[Page], model: AnyModel, cells: Cells) -> Iterator[EventBase]:
+def _drawn(wanted: list[Page], model: AnyModel, cells: Cells, shelf: Shelf) -> Iterator[EventBase]:
     """Every cell in turn; the model is loaded for the first that is missing."""
     places = [(n, r, c) for n, page in enumerate(wanted) for r, row in enumerate(page.shots) for c, _ in enumerate(row)]
     studio: Studio | None = None
-    try:
+    with ExitStack() as borrowed:
         for done, (number, row, column) in enumerate(places):
             shot = wanted[number].shots[row][column]
             kept = cells.has(shot)
             if not kept and studio is None:
                 yield StageChanged(stage="loading_model")
-                studio = Studio(model)
+                studio = borrowed.enter_context(shelf.studio(model))
             yield StageChanged(stage="drawing", done=done, total=len(places))
             if not kept:
                 assert studio
@@ -63,9 +65,6 @@ def _drawn(wanted: list[Page], model: AnyModel, cells: Cells) -> Iterator[EventB
             facts |= {"strength": at} if (at := strength_of(wanted[number], row, column)) is not None else {}
             yield FileSaved(path=cells.path(shot), kind="picture", facts=facts | {"prompt": shot.prompt, "index": done})
         yield StageChanged(stage="drawing", done=len(places), total=len(places))
-    finally:
-        if studio is not None:
-            studio.swap.take_off()
 
 
 def lora_of(page: Page, row: int, column: int) -> Path | None:

@@ -7,18 +7,20 @@ from lora_core.errors import UserError
 from lora_core.events import EventBase, FileSaved, StageChanged
 from lora_core.generate.picture import save_png
 from lora_core.generate.request import Shot, check_loras, model_of, shots
-from lora_core.generate.studio import Studio
+from lora_core.generate.shelf import Shelf
 from lora_core.runs import RunFolder
 from lora_core.settings.generate import GenerateSettings, PictureSettings
 
 
-def generate(settings: GenerateSettings, run: RunFolder | None = None) -> Iterator[EventBase]:
+def generate(
+    settings: GenerateSettings, run: RunFolder | None = None, shelf: Shelf | None = None
+) -> Iterator[EventBase]:
     """Draws every prompt ``count`` times. Raises UserError for what can't be drawn, before the model is loaded."""
     yield StageChanged(stage="checking")
     wanted, model, folder = shots(settings), model_of(settings), folder_of(settings, run)
     check_loras((lora for shot in wanted for lora in shot.loras), model)
     yield StageChanged(stage="loading_model")
-    with Studio(model) as studio:
+    with (shelf or Shelf()).studio(model) as studio:
         number = next_number(folder)
         for done, shot in enumerate(wanted):
             yield StageChanged(stage="drawing", done=done, total=len(wanted))

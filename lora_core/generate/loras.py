@@ -72,6 +72,11 @@ class LoraSwap:
         self._before.clear()
         self.now = ()
 
+    def reset(self) -> None:
+        """As when it was new: the base model, and nothing remembered of files and layers that may be others by now."""
+        self.take_off()
+        self._files, self._layers, self.left_out = {}, {}, frozenset()
+
     def _put_on(self, loras: Sequence[Worn]) -> None:
         if not loras:
             return

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from lora_core.errors import UserError
 from lora_core.events import EventBase, FileSaved, StageChanged
-from lora_core.families import FAMILIES
 from lora_core.generate.draw import draw, save_png
+from lora_core.generate.loras import layers_of
 from lora_core.generate.prompts import SamplePrompt
+from lora_core.generate.shelf import Shelf
 from lora_core.io.kinds import FAMILY_NAMES, Family
 from lora_core.merge.combine import combined, load_sources, merged_vectors, opened_base
 from lora_core.merge.lowrank import LowRank
@@ -26,7 +27,7 @@ DRAWN: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
 """Families whose layers are, one by one, those of the files. (Those of FLUX.1 are fused in files, not in the model.)"""
 
 
-def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
+def preview(settings: PreviewSettings, run: RunFolder, shelf: Shelf | None = None) -> Iterator[EventBase]:
     """Draws up to four pictures into the run's folder. Raises UserError where the base and the LoRAs do not fit."""
     prompts = [prompt for prompt in settings.prompts if prompt.strip()][:MOST_PICTURES]
     if not prompts:
@@ -43,22 +44,22 @@ def preview(settings: PreviewSettings, run: RunFolder) -> Iterator[EventBase]:
     model = RunSettings.model_validate({"model": {"family": family, "base": settings.base}}).model
     device = choose_device(TrainSettings())
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    components = FAMILIES[family].load(model, dtype=dtype, device=device)
-    modules = FAMILIES[family].named_layers(components)
-    check_fit(changes, modules, settings.base)
-    biases = {layer: vectors for layer, vectors in merged_vectors(sources).items() if layer in modules}
     jobs = [(prompt, strength) for prompt in prompts for strength in STRENGTHS.get(len(prompts), (1.0,))]
-    for number, (prompt, strength) in enumerate(jobs):
-        yield StageChanged(stage="drawing", done=number, total=len(jobs))
-        with added(modules, changes, biases, strength):
-            picture = draw(
-                FAMILIES[family], components, request(prompt, settings), SampleSettings(prompts=prompt), model
-            )
-        path = run.path / f"preview_{number:02d}.png"
-        save_png(picture, path)
-        shown = f"{prompt} <lora:{job_name(settings.merge)}:{strength:g}>"
-        facts = {"prompt": shown, "index": number, "strength": strength, "seed": picture.seed}
-        yield FileSaved(path=path, kind="picture", facts=facts)
+    with (shelf or Shelf()).studio(model, device, dtype) as studio:
+        modules = layers_of(studio.family, studio.components)
+        check_fit(changes, modules, settings.base)
+        biases = {layer: vectors for layer, vectors in merged_vectors(sources).items() if layer in modules}
+        for number, (prompt, strength) in enumerate(jobs):
+            yield StageChanged(stage="drawing", done=number, total=len(jobs))
+            with added(modules, changes, biases, strength):
+                defaults = SampleSettings(prompts=prompt)
+                picture = draw(
+                    studio.family, studio.components, request(prompt, settings), defaults, model, on_step=studio.goes_on
+                )
+            path = save_png(picture, run.path / f"preview_{number:02d}.png")
+            shown = f"{prompt} <lora:{job_name(settings.merge)}:{strength:g}>"
+            facts = {"prompt": shown, "index": number, "strength": strength, "seed": picture.seed}
+            yield FileSaved(path=path, kind="picture", facts=facts)
     yield StageChanged(stage="drawing", done=len(jobs), total=len(jobs))
 
 

@@ -1,26 +1,27 @@
 """Regularisation pictures: the class as the source model draws it, in the sizes of the training pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lora_core.data.regularisation import Wanted, class_folder, number_of_pictures, still_to_draw, training_sizes
 from lora_core.errors import UserError
 from lora_core.events import EventBase, FileSaved, StageChanged
-from lora_core.families import FAMILIES
 from lora_core.families.encoded import EncodedTexts
 from lora_core.generate.draw import draw, prompts_asked, save_png
 from lora_core.generate.prompts import SamplePrompt
+from lora_core.generate.shelf import Shelf
+from lora_core.generate.studio import Studio
 from lora_core.io.writing import replacing
 from lora_core.settings import SampleSettings, TrainSettings
 from lora_core.settings.tools import RegularisationSettings
 from lora_core.train.device import DTYPES, choose_device, choose_precision
 
 
-def regularisation(settings: RegularisationSettings) -> Iterator[EventBase]:
+def regularisation(settings: RegularisationSettings, shelf: Shelf | None = None) -> Iterator[EventBase]:
     """Draws what is missing in ``<folder>/1_<class>``; what is there stays. Any family.
 
     Raises UserError where folder, class or model can't be used, or a picture can't be written.
     """
-    folder = class_folder(settings)
+    class_folder(settings)  # raises before anything is read
     sizes = training_sizes(settings)
     count = number_of_pictures(settings, sizes)
     wanted = list(still_to_draw(settings, sizes, count))
@@ -30,8 +31,16 @@ def regularisation(settings: RegularisationSettings) -> Iterator[EventBase]:
     yield StageChanged(stage="loading_model")
     train = TrainSettings(device=settings.device)
     device = choose_device(train)
-    family = FAMILIES[settings.model.family]
-    components = family.load(settings.model, dtype=DTYPES[choose_precision(train, device)], device=device)
+    dtype = DTYPES[choose_precision(train, device)]
+    with (shelf or Shelf()).studio(settings.model, device, dtype) as studio:
+        yield from _drawn(settings, wanted, count, studio)
+    yield StageChanged(stage="drawing", done=count, total=count)
+
+
+def _drawn(
+    settings: RegularisationSettings, wanted: Sequence[Wanted], count: int, studio: Studio
+) -> Iterator[EventBase]:
+    family, components, folder = studio.family, studio.components, class_folder(settings)
     defaults = SampleSettings(steps=settings.steps, guidance=settings.guidance, sampler=settings.sampler)
     texts = EncodedTexts(family, components, settings.model)
     prompts_asked(family, components, request(settings, wanted[0]), settings.model, texts)
@@ -39,14 +48,14 @@ def regularisation(settings: RegularisationSettings) -> Iterator[EventBase]:
     folder.mkdir(parents=True, exist_ok=True)
     for done, one in enumerate(wanted, start=count - len(wanted)):
         yield StageChanged(stage="drawing", done=done, total=count)
-        picture = draw(family, components, request(settings, one), defaults, settings.model, encode=texts)
+        asked = request(settings, one)
+        picture = draw(family, components, asked, defaults, settings.model, encode=texts, on_step=studio.goes_on)
         if one.path.exists():  # another job of the same folder was faster
             continue
         if settings.captions:
             caption(one, settings.prompt)
         save_png(picture, one.path)
         yield FileSaved(path=one.path, kind="picture", facts={"prompt": settings.prompt, "seed": one.seed, "index": 0})
-    yield StageChanged(stage="drawing", done=count, total=count)
 
 
 def request(settings: RegularisationSettings, one: Wanted) -> SamplePrompt:

@@ -13,6 +13,7 @@ from diffusers import (
 )
 from torch import Tensor
 
+from lora_core.errors import Stopped
 from lora_core.flow import FlowMatching
 from lora_core.generate.flow_euler import FlowEuler
 from lora_core.generate.prompts import SAMPLER_NAMES
@@ -39,10 +40,6 @@ SAMPLERS: dict[str, Sampler] = {
 
 _FROM_PURE_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """For models whose last timestep holds no signal: drawing has to begin exactly there (Lin et al. 2023, section 3)."""
-
-
-class Stopped(Exception):
-    """The person asked to stop while a picture was being drawn."""
 
 
 def make_scheduler(name: str, noise: NoiseProcess, tokens: int = 0) -> Any:

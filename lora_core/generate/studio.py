@@ -16,7 +16,6 @@ from lora_core.generate.loras import LoraSwap
 from lora_core.generate.picture import Picture
 from lora_core.generate.prompts import SamplePrompt
 from lora_core.generate.request import Shot
-from lora_core.generate.samplers import OnStep
 from lora_core.generate.tags import Worn
 from lora_core.settings import AnyModel, SampleSettings, TrainSettings
 from lora_core.train.device import choose_device
@@ -31,20 +30,31 @@ class Studio:
     def __init__(self, model: AnyModel, device: torch.device | None = None, dtype: torch.dtype | None = None):
         self.model, self.family = model, FAMILIES[model.family]
         self.device = device or choose_device(TrainSettings())
-        self.dtype = dtype or _dtype(model, self.device)
+        self.dtype = dtype or drawing_dtype(model, self.device)
         self.components = self.family.load(model, dtype=self.dtype, device=self.device)
         self.swap = LoraSwap(self.family, self.components)
+        self.stops: Callable[[], bool] = lambda: False
+        """Asked after every step of a picture."""
 
     def __enter__(self) -> "Studio":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.swap.take_off()
+        self.rest()
 
-    def draw(
-        self, shot: Shot, on_step: OnStep | None = None, on_latents: Callable[[Tensor], object] | None = None
-    ) -> Picture:
-        """A picture with its LoRAs; what it says of itself has the tags and the hashes. Raises UserError."""
+    def rest(self) -> None:
+        """The model is the base again, to the last bit, and what was read for one job is forgotten."""
+        self.swap.reset()
+
+    def goes_on(self, done: int, total: int) -> bool:
+        """What a picture is asked for after ``done`` of its steps."""
+        return not self.stops()
+
+    def draw(self, shot: Shot, on_latents: Callable[[Tensor], object] | None = None) -> Picture:
+        """A picture with its LoRAs; what it says of itself has the tags and the hashes.
+
+        Raises UserError, and Stopped in the middle of it.
+        """
         self.swap.wear(shot.loras)
         request = SamplePrompt(
             shot.text,
@@ -62,13 +72,13 @@ class Studio:
             request,
             SampleSettings(),
             self.model,
-            on_step=on_step,
+            on_step=self.goes_on,
             on_latents=on_latents,
         )
         return dataclasses.replace(picture, prompt=shot.prompt, details=picture.details | lora_hashes(shot.loras))
 
 
-def _dtype(model: AnyModel, device: torch.device) -> torch.dtype:
+def drawing_dtype(model: AnyModel, device: torch.device) -> torch.dtype:
     """Half precision on graphics cards; FLUX.1's numbers are too large for fp16."""
     if device.type == "cpu":
         return torch.float32
@@ -78,7 +88,7 @@ def _dtype(model: AnyModel, device: torch.device) -> torch.dtype:
 def arithmetic(model: AnyModel, device: torch.device | None = None) -> str:
     """Where and in which number format a model is computed: pictures of two of these differ in their last bits."""
     device = device or choose_device(TrainSettings())
-    return f"{device.type} {_dtype(model, device)}"
+    return f"{device.type} {drawing_dtype(model, device)}"
 
 
 def lora_hashes(loras: Sequence[Worn]) -> dict[str, str]:

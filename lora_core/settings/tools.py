@@ -273,6 +273,10 @@ JOBS: Mapping[str, type[Settings]] = {
 }
 DRAWN = (PreviewSettings, GenerateSettings, GridSettings, ProofSettings)
 """Jobs whose results are pictures, which lie in the job's own folder unless another is named."""
+PICTURES = (*DRAWN, RegularisationSettings)
+"""Jobs that draw with a model, which may be in memory still from the last of them."""
+TRAIN = (RunSettings, RateRangeSettings)
+"""Jobs that want the graphics card's memory for themselves."""
 IN_OWN_FOLDER = (*DRAWN, RateRangeSettings)
 """Jobs that are told the folder they run in, because they may write into it."""
 

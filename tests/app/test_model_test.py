@@ -21,10 +21,11 @@ from app.model_test.form import (
     visible,
 )
 from app.model_test.history import earlier
-from app.model_test.view import gallery, results_html
+from app.model_test.view import gallery, loaded_html, results_html
 from app.page import Context
 from app.ui import build
 from app.widgets.run_status import files_html
+from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.events import CheckpointSaved, FileSaved, ProofDone, RunFinished, append
 from lora_core.generate.axes import pages
@@ -339,3 +340,29 @@ def test_earlier_jobs_of_the_tab_are_listed_newest_first(tmp_path):
     assert found[0][0] == "2099-12-31 23:59 · Does it do anything? · usu.safetensors"
     assert found[1][0].endswith("Pictures · a bear in the snow")
     assert [words for words, _ in earlier("ja")] != [words for words, _ in found]
+
+
+def test_the_model_in_memory_is_named_with_a_way_to_free_it():
+    for language, words in (("en", "Loaded: usu &lt;1&gt;"), ("ja", "読み込み済み：usu &lt;1&gt;")):
+        html = loaded_html("usu <1>", language, busy=False)
+        assert words in html
+        assert "disabled" not in html
+        assert "disabled" in loaded_html("usu <1>", language, busy=True)
+        assert loaded_html(None, language, busy=False) == ""
+    assert "Built-in mini model" in loaded_html("built-in", "en", busy=False)
+
+
+def test_the_clock_goes_on_while_a_model_is_in_memory(tab, monkeypatch):
+    nothing = {tab.parts.fields["run"]: "", tab.polled: {}}
+    assert tab.poll(nothing, REQUEST)[tab.timer].active is False
+    monkeypatch.setattr(jobs, "loaded_model", lambda: "usu.safetensors")
+    answer = tab.poll(nothing, REQUEST)
+    assert tab.timer not in answer
+    assert "usu.safetensors" in answer[tab.parts.places["loaded"]]
+
+
+@pytest.mark.parametrize("freed", [True, False])
+def test_memory_that_is_in_use_is_not_freed_and_that_is_said(tab, monkeypatch, freed):
+    monkeypatch.setattr(jobs, "free_memory", lambda: freed)
+    tab.free(REQUEST)
+    assert bool(tab.said) == (not freed)

@@ -43,6 +43,7 @@ THOROUGH = (
     "test_what_is_wrong_is_found_and_cleaned[ja-JP]",
     "test_a_prompt_becomes_a_picture_with_the_lora[ja-JP]",
     "test_a_folder_without_epochs_is_told[ja-JP",
+    "test_the_model_stays_loaded_until_it_is_freed[ja-JP]",
     "test_what_cannot_be_drawn_is_told_at_once[-",
     "test_a_search_leads_into_a_closed_part_above_the_level[kohya]",
     "test_a_search_leads_into_a_closed_part_above_the_level[label]",

@@ -1,15 +1,20 @@
 """The Model test tab in a real browser: pictures with a LoRA, the grid of a training, and bad input in words."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from lora_core import jobs, picture_worker
 from lora_core.demo import MINI_MODEL
 from lora_core.events import CheckpointSaved, RunFinished, append
-from lora_core.runs import create_run, list_runs
+from lora_core.runs import PROJECT, create_run, list_runs
 from lora_core.settings import RunSettings
+from lora_core.settings.generate import GenerateSettings
 from tests.browser.test_merge_page import mini_lora
 from tests.browser.test_monitor_page import choose_run
 from tests.browser.waiting import fill_in, until
@@ -91,6 +96,48 @@ def test_the_grid_of_the_latest_training_is_one_click(tab, app, files):
     page.wait_for_selector("#mt_results .rs-fetch")
     until(page, lambda: pictures(page) == 5)
     assert [path.name for path in (files / "grid").glob("*.png")] == ["grid-00-1.png"]
+
+
+FREE = {
+    "en-US": ("Loaded: Built-in mini model", "Free memory"),
+    "ja-JP": ("読み込み済み：付属の小型モデル", "メモリを解放"),
+}
+
+
+@pytest.mark.parametrize("locale", list(FREE))
+def test_the_model_stays_loaded_until_it_is_freed(tab, app, files, tmp_path, visit, locale):
+    """The first and the third picture have the same settings, and those of a process of its own."""
+    page = tab(locale=locale)
+    page.set_default_timeout(180_000)
+    assert page.locator("#mt_loaded .mt-free").count() == 0
+    fill_in(page, box(page, "lora"), str(files / "usu.safetensors"))
+    fill_in(page, box(page, "steps"), "1")
+    for number, prompt in enumerate(("a bear <lora:usu:0.5>", "a bear", "a bear <lora:usu:0.5> "), start=1):
+        fill_in(page, box(page, "prompts"), prompt)
+        page.wait_for_timeout(500)
+        page.click("#mt_go:not([disabled])")
+        until(page, lambda number=number: len(list_runs(app.root)) == number and idle(app.root))
+    runs = list_runs(app.root)[::-1]
+    first, second, third = (jobs.read_job(run) for run in runs)
+    assert first.pid == second.pid == third.pid
+    by_itself = GenerateSettings.model_validate_json(runs[0].settings.read_text("utf-8"))
+    command = [sys.executable, "-m", "lora_core", "job", str(create_run(by_itself, tmp_path).path)]
+    subprocess.run(command, check=True, cwd=PROJECT, env={**os.environ, "KUMAKOBO_HOME": str(tmp_path)})
+    fresh = next(tmp_path.rglob("*.png"))
+    drawn = [Image.open(next(run.path.glob("*.png"))) for run in runs]
+    assert drawn[0].tobytes() == drawn[2].tobytes() == Image.open(fresh).tobytes()
+    assert drawn[1].tobytes() != drawn[0].tobytes()
+    loaded, free = FREE[locale]
+    page.wait_for_selector(f"#mt_loaded span:has-text('{loaded}')")
+    assert page.inner_text("#mt_loaded .mt-free") == free
+    page.click("#mt_loaded .mt-free:not([disabled])")
+    page.wait_for_selector("#mt_loaded .mt-free", state="detached")
+    assert picture_worker.process(app.root) is None
+    assert visit.errors == []
+
+
+def idle(root: Path) -> bool:
+    return jobs.current(root) is None and not jobs.queue(root)
 
 
 @pytest.mark.parametrize(("locale", "words"), [("en-US", "saved along the way"), ("ja-JP", "途中で保存された")])
