@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.app.test_jobs import FAKE, wait_until
 
 from lora_core import jobs, picture_worker, worker
 from lora_core.events import RunFailed, RunFinished, StageChanged, Stop
@@ -20,6 +19,7 @@ from lora_core.settings import RunSettings
 from lora_core.settings.generate import GenerateSettings
 from lora_core.settings.tools import MergeSettings
 from lora_core.worker import WorkerFolder
+from tests.test_jobs import FAKE, wait_until
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_pictures.py")))
 
