@@ -122,9 +122,9 @@ class FourStep:
         name, action = str(data.get("project") or ""), data.get("action")
         try:
             if action == "new":
-                name = four_step.new_project(str(data.get("name") or "")).name
+                name = four_step.PROJECTS.new(str(data.get("name") or "")).name
             elif action == "epoch" and name:
-                four_step.choose_epoch(four_step.load(name), typed_epoch(data))
+                four_step.choose_epoch(four_step.PROJECTS.load(name), typed_epoch(data))
         except UserError as error:
             return project_of(name, language) | {"said": error.message(language)}
         return project_of(name, language)
@@ -135,7 +135,7 @@ class FourStep:
         name, wanted = str(data.get("project") or ""), str(data.get("step") or "")
         values = self.ui.form.values(by_component)
         try:
-            project = four_step.load(name)
+            project = four_step.PROJECTS.load(name)
             step: four_step.Step = next((known for known in four_step.STEPS if known == wanted), "handover")
             found = four_step.results(project)
             if step == "handover":
