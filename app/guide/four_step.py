@@ -1,6 +1,6 @@
 """The page of four-step tuning: the steps of a project with their runs, results and what is next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,3 @@ def _findings(file: Path, language: Language) -> list[str]:
     except UserError as error:
         return [error.message(language)]
     return [finding.message(language) for finding in found] or [say("guide.four.clean", language)]
-
-
-def typed_epoch(data: Mapping[str, Any]) -> int | None:
-    """The epoch that was typed; None for an empty box. Raises UserError for what is no number."""
-    typed = str(data.get("epoch") or "").strip()
-    if not typed:
-        return None
-    if not typed.isdecimal() or len(typed) > 6:
-        raise UserError("guides.no_number", value=typed)
-    return int(typed)

@@ -9,11 +9,11 @@ import gradio as gr
 from app import toast
 from app.folder_view import Wanted
 from app.form import read_legal
+from app.guide.copier_events import CopierProject
 from app.guide.first_lora import blank, missing, view_of, wish_of
 from app.guide.first_lora import gigabytes as card_memory
-from app.guide.four_step import typed_epoch
 from app.guide.four_step import view_of as project_of
-from app.guide.paths import path_of
+from app.guide.paths import number_of, path_of
 from app.i18n import language_of, say, t
 from app.live import Look
 from app.merge.jobs import INSPECT_BOX
@@ -29,7 +29,7 @@ from lora_core.plan import Preview
 from lora_core.settings import DatasetSettings, RunSettings
 
 LOOK = "() => { window.kumakobo.guideFirst?.(); }"
-LOOK_AT_ALL = "() => { window.kumakobo.guideFirst?.(); window.kumakobo.guideFour?.(); }"
+LOOK_AT_ALL = "() => { for (const name of ['guideFirst', 'guideFour', 'guideCopier']) window.kumakobo[name]?.(); }"
 PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
 Inputs = dict[Any, Any]
 
@@ -55,9 +55,16 @@ def build(ui: Ui) -> None:
             name: ui.picker.box(f"guide-{name}", PICTURE, label=t(f"guide.copier.{name}"), elem_classes=["kb-field"])
             for name in ("before", "after")
         }
-        said = gr.HTML("", elem_id="guide_copier", elem_classes="kb-report", padding=False, apply_default_css=False)
+        said = gr.HTML("", elem_id="guide_pair", elem_classes="kb-report", padding=False, apply_default_css=False)
+        gr.Markdown(t("guide.copier.fast"), elem_classes="kb-hint")
         fill = gr.Button(t("guide.copier.fill"), variant="primary", size="sm", elem_id="guide_copier_fill")
-    flows = FirstLora(ui, folder, panel), FourStep(ui, project), Copier(ui, boxes["before"], boxes["after"], said, fill)
+        gr.Markdown(t("guide.copier.slow"), elem_classes="kb-hint")
+        steps = guide_panel.build("guide_copier")
+    pair = boxes["before"], boxes["after"]
+    flows = (
+        *(FirstLora(ui, folder, panel), FourStep(ui, project)),
+        *(Copier(ui, *pair, said, fill), CopierProject(ui, *pair, steps)),
+    )
     ui.later += [flow.connect for flow in flows]
 
 
@@ -124,7 +131,7 @@ class FourStep:
             if action == "new":
                 name = four_step.PROJECTS.new(str(data.get("name") or "")).name
             elif action == "epoch" and name:
-                four_step.choose_epoch(four_step.PROJECTS.load(name), typed_epoch(data))
+                four_step.choose_epoch(four_step.PROJECTS.load(name), number_of(data.get("epoch")))
         except UserError as error:
             return project_of(name, language) | {"said": error.message(language)}
         return project_of(name, language)

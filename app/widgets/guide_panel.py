@@ -6,7 +6,7 @@ import gradio as gr
 
 
 def build(name: str) -> gr.HTML:
-    """Place a panel, "guide_first" or "guide_four". ``select`` events ask, ``submit`` events do."""
+    """Place a panel, "guide_first", "guide_four" or "guide_copier". ``select`` events ask, ``submit`` events do."""
     return gr.HTML(
         None,
         html_template="",
