@@ -12,7 +12,7 @@ const words = () => value().words || {};
 const send = (action, more = {}) => trigger("select", { action, project: value().project, ...more });
 const FIELDS = { train: ["steps"], difference: ["rank", "layers"], grid: ["prompts"], save: ["name"] };
 const boxes = {}, shown = {};
-let parts = null, project = null, timer = 0;
+let parts = null, project = null;
 
 function button(className, act) {
   const made = make("button", className);
@@ -163,16 +163,17 @@ function draw() {
     if (project !== v.project) parts.box.value = "";
     project = v.project;
   }
-  clearTimeout(timer);
-  if (v.busy) timer = setTimeout(again, 1500);
 }
 
 const visible = () => element.isConnected && element.getClientRects().length > 0;
+// By its own clock: an answer that is the same as before draws nothing.
 function again() {
-  if (visible()) send("look"); else if (element.isConnected) timer = setTimeout(again, 1500);
+  if (value().busy && visible()) send("look");
+  setTimeout(again, 1500);
 }
 
 window.kumakobo = { ...window.kumakobo, guideCopier: () => { if (visible()) send("look"); } };
 draw();
 watch("value", draw);
 send("look");
+setTimeout(again, 1500);

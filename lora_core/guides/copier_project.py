@@ -58,7 +58,7 @@ LAYERS: Mapping[Family, str] = MappingProxyType(
 
 SDXL's first blocks with attention are IN04 and IN05; FLUX has double blocks in their place."""
 MOST_STEPS = 100_000
-_NO_DATA = ("reg_dir", "config", "mask_dir", "pair_before", "pair_after")
+_NO_DATA = ("reg_dir", "config", "mask_dir", "cache_dir", "pair_before", "pair_after")
 _NO_WORDS = ("trigger_words", "caption_prefix", "caption_suffix")
 
 
@@ -273,7 +273,6 @@ def laid_out(project: Project, page: RunSettings) -> RunSettings:
         "save.save_every_n_epochs": None,
         "sample.every_n_epochs": None,
         "save.output_dir": folder_of(project),
-        "dataset.cache_dir": folder_of(project) / "cache",
     }
     return with_values(apply_preset(page, preset), changes)
 

@@ -1,4 +1,4 @@
-"""Copier LoRA by difference in a real browser with the real trainer: two pictures to a saved LoRA, on the built-in model."""
+"""Copier LoRA by difference in a real browser with the real trainer and the built-in model: from pictures to a file."""
 
 import pytest
 from PIL import Image
