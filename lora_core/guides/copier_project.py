@@ -1,7 +1,9 @@
 """Copier LoRA (コピー機LoRA) by the difference of two LoRAs, as one project. Torch-free.
 
-A learns the picture before the change by heart, B the one after it; B minus A is the change. The project remembers the
-two pictures, what was chosen on the way, and the run of each part; what came of it is read from the run folders.
+A learns the picture before the change by heart; B goes on from A and learns the one after it; B minus A is the change.
+(Two trainings from nothing end in two places that differ in much besides: benchmarks/copier_pair.py has the numbers.)
+The project remembers the two pictures, what was chosen on the way, and the run of each part; what came of it is read
+from the run folders.
 """
 
 import json
@@ -32,7 +34,7 @@ from lora_core.settings.generate import Axis, GridSettings, LoraUse
 from lora_core.settings.overlay import with_values
 from lora_core.settings.presets import apply_preset, find_preset
 from lora_core.settings.tools import LoraSource, MergeSettings
-from lora_core.train.files import free_name
+from lora_core.train.files import final_file, free_name
 
 PRESET = "copier"
 Part = Literal["before", "after", "difference", "grid"]
@@ -171,7 +173,7 @@ def without(project: Project, parts: Sequence[Part]) -> Project:
 
 def remember(project: Project, part: Part, run: RunFolder) -> Project:
     """The project with the run of a part, saved; what was made from an earlier one is to do again."""
-    kept = without(project, PARTS[2:] if part in TRAINED else PARTS[PARTS.index(part) + 1 :])
+    kept = without(project, PARTS[PARTS.index(part) + 1 :])
     return PROJECTS.save(kept.model_copy(update={"runs": kept.runs | {part: run.path.name}}))
 
 
@@ -229,18 +231,25 @@ def next_part(found: Mapping[Part, Result]) -> Part | None:
 def trainings(
     project: Project, found: Mapping[Part, Result], page: RunSettings, *, anew: bool = False
 ) -> dict[Part, RunSettings]:
-    """The settings of A and B, of those that are not there yet; of both with ``anew``.
+    """The settings of A and B; of B alone where A is there, unless ``anew``.
 
-    One that is there decides on the settings of the other: only what was trained alike can be subtracted. Raises
-    UserError while one of the two runs, and for a source model that can't be trained.
+    A decides on the settings of B: only what was trained alike can be subtracted. Raises UserError while one of the two
+    runs, and for a source model that can't be trained.
     """
     if any(found[part].state == "running" for part in TRAINED):
         raise UserError("guides.copier_running")
-    pair = dict(zip(TRAINED, pair_of(project.before, project.after), strict=True))
-    wanted = [part for part in TRAINED if anew or not found[part].is_done]
-    there = next((found[part] for part in TRAINED if part not in wanted), None)
-    like = trained_with(there) if there is not None else laid_out(project, page)
-    return {part: _of_picture(project, part, pair[part], like) for part in wanted}
+    before, after = pair_of(project.before, project.after)
+    a = found["before"]
+    if anew or not a.is_done:
+        first = _of_picture(project, "before", before, laid_out(project, page))
+        return {"before": first, "after": _going_on(project, after, first, final_file(first.save))}
+    assert a.path is not None
+    return {} if found["after"].is_done else {"after": _going_on(project, after, trained_with(a), a.path)}
+
+
+def _going_on(project: Project, picture: Path, first: RunSettings, a: Path) -> RunSettings:
+    """B: as A was trained, from where A ended."""
+    return with_values(_of_picture(project, "after", picture, first), {"network.network_weights": a})
 
 
 def trained_with(result: Result) -> RunSettings:
@@ -304,7 +313,7 @@ def merge_settings(project: Project, found: Mapping[Part, Result]) -> MergeSetti
 
     Raises UserError while A or B is missing, where they are for different model types, and for weights that are none.
     """
-    paths = [_file_of(part, found[part]) for part in reversed(TRAINED)]
+    paths = [_file_of(part, found[part]) for part in TRAINED][::-1]
     family = _same_family(paths)
     layers = proposed_layers(family) if project.layers is None else project.layers
     parse_weights(layers, family)

@@ -131,20 +131,24 @@ def test_each_picture_is_trained_alone_without_words_and_alike(project, pair, fa
         assert settings.model.family == family
         assert not settings.train.train_text_encoder
         names = {"train_dir", "metadata_file", "output_name"}
-        seen.append(settings.model_dump(exclude={"dataset": names, "save": names}))
+        seen.append(settings.model_dump(exclude={"dataset": names, "save": names, "network": {"network_weights"}}))
     assert seen[0] == seen[1]
+    before, after = found.values()
+    assert before.network.network_weights is None
+    assert after.network.network_weights == before.save.output_dir / f"{before.save.output_name}.safetensors"
     assert not [p for p in check(with_values(settings, {"model.base": "built-in"})) if p.path.startswith("dataset")]
     assert sorted(path.name for path in pair[0].parent.iterdir()) == [
         *("after.png", "before.png", "before.txt", "other.png", "wide.png")
     ]
 
 
-def test_one_that_is_there_decides_on_the_other(project, tmp_path):
+def test_b_goes_on_from_the_a_that_is_there_and_is_trained_like_it(project, tmp_path):
     project = done(project, "before", tmp_path / "a.safetensors")
     other = with_values(PAGE, {"model.family": "sdxl", "model.base": "elsewhere"})
     (settings,) = copier_project.trainings(project, results(project), other).values()
     assert settings.save.output_name.endswith("-B")
     assert (settings.model.family, settings.model.base) == ("sd1", "built-in")
+    assert settings.network.network_weights == tmp_path / "a.safetensors"
     assert set(copier_project.trainings(project, results(project), PAGE, anew=True)) == {"before", "after"}
 
 
@@ -205,7 +209,7 @@ def test_a_failed_training_is_said_and_done_again(trained):
     assert results(failed)["before"].failed == FAILED
     with pytest.raises(UserError, match="A failed"):
         copier_project.merge_settings(failed, results(failed))
-    assert list(copier_project.trainings(failed, results(failed), PAGE)) == ["before"]
+    assert list(copier_project.trainings(failed, results(failed), PAGE)) == ["before", "after"]
 
 
 def test_a_new_part_leaves_those_behind_it_to_do(trained, tmp_path):
