@@ -12,8 +12,8 @@ It is tried on six bears from other seeds, with and without the LoRA from the sa
 "image to image" at 0.5) redrawn from half the noise. Strength 1 is given bears as the model draws them; strength -1
 takes away, so it is redrawn from bears that have what it takes: the same six, edited as the pair was.
 
-The changed area is, for the grey pair, what has colour in the bear; for the bow, where the pair differs. The rest begins
-three pixels away from it.
+The changed area is, for the grey pair, what has colour in the bear; for the bow, where the pair differs. The rest
+begins three pixels away from it.
 
     python benchmarks/copier_pair.py [--way fast "A, B" "A, on"] [--pictures FOLDER]
 

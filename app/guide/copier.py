@@ -62,7 +62,7 @@ def project_view(project: Project, language: Language) -> View:
     found = results(project)
     states = {part: shown_state(result) for part, result in found.items()}
     done = done_steps(project, found)
-    following = next((step for step in STEPS if step not in done), "save")
+    following = next((step for step in STEPS if step not in done), "")
     steps = [step_view(step, project, found, states, language) for step in STEPS]
     for step in steps:
         step |= {"next": step["step"] == following, "done": step["step"] in done}

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app import toast
+from app import jobs, toast
 from app.form import read
 from app.guide import first_lora
+from app.guide.copier_events import CopierProject
 from app.i18n import COOKIE
 from app.machine import Card
 from app.page import Context
@@ -37,7 +38,7 @@ def flows(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("home")))
-        for kind in (guide.FirstLora, guide.FourStep, guide.Copier):
+        for kind in (guide.FirstLora, guide.FourStep, guide.Copier, CopierProject):
 
             def keep(self, *arguments, original=kind.__init__):
                 original(self, *arguments)
@@ -251,3 +252,76 @@ def test_what_is_no_pair_is_said(copier, pair, said, tmp_path, language, which):
     assert set(answer) == {copier.said}
     assert len(said) == 1
     assert bool(copier.look(before, after, request(language))) == (which not in ("none", "one"))
+
+
+# ---- copier LoRA by difference ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_difference(flows, tmp_path, monkeypatch):
+    """The flow, with jobs that are put down but not started."""
+    started = []
+    monkeypatch.setattr(jobs, "start", lambda settings: started.append(settings) or create_run(settings))
+    monkeypatch.setattr(jobs, "state", lambda run: "queued")
+    flows[CopierProject].ui.context = Context(roots=(tmp_path,))
+    flows[CopierProject].started_jobs = started
+    return flows[CopierProject]
+
+
+def copier_look(flow, pair, language="en", **data):
+    boxes = dict(zip((flow.before, flow.after), pair, strict=True))
+    return flow.look(boxes, click(**data), request(language))[flow.panel]
+
+
+def copier_do(flow, pair, settings=WITH_MODEL, **data):
+    boxes = dict(zip((flow.before, flow.after), pair, strict=True))
+    return flow.do(form_inputs(flow, settings) | boxes, click(**data), request())
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_a_copier_project_begins_with_a_pair(by_difference, pair, language):
+    refused = copier_look(by_difference, (pair[0], ""), language, action="new", name="x")
+    assert refused["said"]
+    assert refused["projects"] == []
+    view = copier_look(by_difference, pair, language, action="new", name="うす")
+    assert (view["project"], view["said"], view["busy"]) == ("うす", "", False)
+    assert [(step["step"], step["done"], step["next"], step["enabled"]) for step in view["steps"]] == [
+        ("pictures", True, False, True),
+        ("train", False, True, True),
+        ("difference", False, False, False),
+        ("grid", False, False, False),
+        ("save", False, False, False),
+    ]
+    shown = by_difference.look({by_difference.before: "", by_difference.after: ""}, click(), request(language))
+    assert (shown[by_difference.before], shown[by_difference.after]) == pair
+
+
+def test_one_click_puts_a_and_b_in_line(by_difference, pair, said):
+    copier_look(by_difference, pair, action="new", name="x")
+    refused = copier_do(by_difference, pair, project="x", step="train", steps="many")
+    assert refused[by_difference.panel]["said"] in said
+    assert by_difference.started_jobs == []
+    view = copier_do(by_difference, pair, project="x", step="train", steps="3")[by_difference.panel]
+    a, b = by_difference.started_jobs
+    assert (a.train.epochs, b.train.epochs, a.train.seed) == (3, 3, b.train.seed)
+    assert b.network.network_weights.stem == a.save.output_name
+    assert [row["state"] for row in view["steps"][1]["rows"]] == ["queued", "queued"]
+    assert view["busy"]
+    again = copier_do(by_difference, pair, project="x", step="train")[by_difference.panel]
+    assert again["said"]
+    assert len(by_difference.started_jobs) == 2
+
+
+def test_without_a_model_nothing_is_put_in_line(by_difference, pair, said):
+    copier_look(by_difference, pair, action="new", name="x")
+    view = copier_do(by_difference, pair, RunSettings(), project="x", step="train")[by_difference.panel]
+    assert "source model" in view["said"]
+    assert by_difference.started_jobs == []
+
+
+@pytest.mark.parametrize("step", ["difference", "grid", "save", "inspect", "send", "nonsense", ["a"]])
+def test_what_comes_later_is_refused_in_words(by_difference, pair, said, step):
+    copier_look(by_difference, pair, action="new", name="x")
+    answer = copier_do(by_difference, pair, project="x", step=step)
+    assert set(answer) == {by_difference.panel}
+    assert answer[by_difference.panel]["said"] in said
