@@ -139,11 +139,12 @@ def finished(settings: RunSettings) -> tuple[Path, int]:
     return final_file(settings.save), steps[0]
 
 
-def fast(name: str, folder: Path) -> tuple[RunSettings, Path, int]:
-    """Settings, LoRA and steps of a pair, trained on its difference."""
+def fast(name: str, folder: Path, hold: float | None = None) -> tuple[RunSettings, Path, int]:
+    """Settings, LoRA and steps of a pair, trained on its difference; ``hold`` in place of the preset's pair_outside."""
     before, after = saved_pair(name, folder)
     pair = {"dataset.pair_before": before, "dataset.pair_after": after, "dataset.trigger_words": "bear"}
     settings = with_values(lay_over(RunSettings(), find_preset("copier_difference")), common(folder, "copier") | pair)
+    settings = settings if hold is None else with_values(settings, {"loss.pair_outside": hold})
     return settings, *finished(settings)
 
 
@@ -154,7 +155,7 @@ def learned(picture: Path, folder: Path, output_name: str, start: Path | None = 
     (alone / "picture.png").write_bytes(picture.read_bytes())
     (alone / "picture.txt").touch()
     own = {"dataset.train_dir": alone, "network.network_weights": start}
-    rare = {"save.save_every_n_epochs": None, "sample.every_n_epochs": None}
+    rare = {"save.save_every_n_epochs": None, "sample.every_n_epochs": None, "save.save_precision": "float"}
     base = lay_over(RunSettings(), find_preset("copier"))
     settings = with_values(base, {**common(folder, output_name), **OVER_FITTED, **own, **rare})
     return settings, *finished(settings)
@@ -226,15 +227,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--way", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--pair", nargs="*", choices=EDITS, default=list(EDITS))
+    parser.add_argument("--hold", type=float, help="loss.pair_outside of the fast way, in place of the preset's")
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
+    ways = {**WAYS, "fast": partial(fast, hold=arguments.hold)}
     before = numbers(Image.open(PICTURE))
     bow = grown(np.abs(numbers(with_bow(Image.open(PICTURE).convert("RGB"))) - before).max(axis=2) > 0.1, 1)
     print("| pair | way | steps | strength | bears | changed area | rest | rest / changed | colour or red in it |")
     print("| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, way) in enumerate((name, way) for name in arguments.pair for way in arguments.way):
-            settings, lora, steps = WAYS[way](name, Path(folder) / str(number))
+            settings, lora, steps = ways[way](name, Path(folder) / str(number))
             experiment = Experiment.load(settings, lora)
             bears = [experiment.picture("bear", seed, on=False) for seed in SEEDS]
             for strength in STRENGTHS:

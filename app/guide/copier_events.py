@@ -100,6 +100,8 @@ class CopierProject:
             project = chosen(project, prompts=str(data.get("prompts") or ""))
             queue(project, "grid", copier_project.grid_settings(project, results(project)))
             return "grid_started", {}
+        if step != "save":
+            raise UserError("guides.no_such_step", step=step[:80])
         folder = page.save.output_dir or home() / "output"
         name = str(data.get("name") or "")
         return "saved", {"path": copier_project.save_result(project, results(project), name, folder)[1]}
