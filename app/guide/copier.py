@@ -129,7 +129,9 @@ def step_view(
     if step == "pictures":
         return view | {"notes": picture_notes(project, language)}
     if step == "train":
-        return view | {"anew": trained and not training}
+        only_b = found["before"].is_done and not trained
+        button = say("guide.copy.train_b_go", language) if only_b else view["button"]
+        return view | {"button": button, "anew": found["before"].is_done and not training}
     if step == "grid":
         return view | {"grids": [pair for path in found["grid"].pages if (pair := thumbnail(path))]}
     if step == "save" and (saved := saved_file(project)):

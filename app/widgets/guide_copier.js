@@ -131,7 +131,7 @@ function drawStep(place, step) {
   place.more.anew.hidden = !step.anew;
   place.more.inspect.hidden = place.more.send.hidden = !step.file;
   Object.entries(place.more).forEach(([name, made]) => { made.textContent = words()[name]; });
-  if (step.step === "train") place.go.hidden = Boolean(step.anew);
+  if (step.step === "train") place.go.hidden = step.done;
   for (const [name, { head, help }] of Object.entries(place.fields)) {
     head.textContent = words()[name];
     help.textContent = words()[`${name}_help`] || "";

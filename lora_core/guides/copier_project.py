@@ -210,7 +210,10 @@ def result_of(run: RunFolder | None) -> Result:
 
 
 def _state(ended: RunFinished | RunFailed | None, *, is_there: bool) -> State:
-    """A training that was stopped and saved counts: somebody saw that the picture was learned."""
+    """A training that was stopped and saved counts: somebody saw that the picture was learned.
+
+    Its file then has the step in its name, so a B that waited for the last file of A is to be started again.
+    """
     if ended is None:
         return "running"
     if isinstance(ended, RunFailed):
@@ -280,9 +283,10 @@ def laid_out(project: Project, page: RunSettings) -> RunSettings:
         "train.epochs": steps,
         "train.max_train_steps": None,
         "save.save_every_n_epochs": None,
-        "sample.every_n_epochs": None,
         "save.output_dir": folder_of(project),
     }
+    if not page.sample.prompts.strip():  # samples tell when the picture is learned
+        changes["sample.prompts"] = project.prompts.strip() or USUAL_PROMPTS[source.built_in]
     return with_values(apply_preset(page, preset), changes)
 
 

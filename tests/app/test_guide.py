@@ -15,7 +15,8 @@ from app.page import Context
 from app.tabs import guide
 from app.ui import build
 from lora_core.data.folders import scan
-from lora_core.runs import create_run
+from lora_core.events import CheckpointSaved, RunFailed, RunFinished, append
+from lora_core.runs import create_run, list_runs
 from lora_core.settings import RunSettings
 from lora_core.settings.overlay import with_values
 
@@ -325,3 +326,17 @@ def test_what_comes_later_is_refused_in_words(by_difference, pair, said, step):
     answer = copier_do(by_difference, pair, project="x", step=step)
     assert set(answer) == {by_difference.panel}
     assert answer[by_difference.panel]["said"] in said
+
+
+def test_b_alone_is_offered_where_a_is_there(by_difference, pair, said, tmp_path):
+    copier_look(by_difference, pair, action="new", name="x")
+    copier_do(by_difference, pair, project="x", step="train", steps="3")
+    lora = tmp_path / "x-A-step00000002.safetensors"
+    lora.write_bytes(b"x")
+    b, a = sorted(list_runs(), key=lambda run: run.path.name, reverse=True)
+    append(a.events, CheckpointSaved(path=lora, step=2, epoch=2))
+    append(a.events, RunFinished(reason="stopped", step=2, path=lora))
+    append(b.events, RunFailed(message={"en": "no file", "ja": "ない"}))
+    train = copier_look(by_difference, pair, project="x")["steps"][1]
+    assert (train["button"], train["enabled"], train["anew"]) == ("Train B", True, True)
+    assert [(row["state"], row["text"]) for row in train["rows"]] == [("done", lora.name), ("failed", "no file")]

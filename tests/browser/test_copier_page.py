@@ -60,13 +60,13 @@ def test_two_pictures_become_a_saved_lora(open_page, real_app, visit, pair):
 
     fill_in(page, page.locator("#guide_copier_steps"), "2")
     press(page, "train")
-    until(page, lambda: is_done(page, "train"), 300)
+    until(page, lambda: is_done(page, "train"), 600)
     assert page.locator("[data-part=after] .gd-state").inner_text() == "done"
     press(page, "difference")
-    until(page, lambda: is_done(page, "difference"), 120)
+    until(page, lambda: is_done(page, "difference"), 300)
     fill_in(page, page.locator("#guide_copier_prompts"), "bear")
     press(page, "grid")
-    until(page, lambda: is_done(page, "grid"), 300)
+    until(page, lambda: is_done(page, "grid"), 600)
     page.wait_for_selector("#guide_copier .gd-grids img")
 
     page.reload()
@@ -78,7 +78,7 @@ def test_two_pictures_become_a_saved_lora(open_page, real_app, visit, pair):
     page.select_option("#guide_copier_layer_names", "OUTALL")
     assert page.locator("#guide_copier_layers").input_value() == "OUTALL"
     press(page, "difference")
-    until(page, lambda: "リボン-2" in page.inner_text("[data-part=difference]"), 120)
+    until(page, lambda: "リボン-2" in page.inner_text("[data-part=difference]"), 300)
     press(page, "save")
     until(page, lambda: is_done(page, "save"))
     page.click("#guide_copier_send")
