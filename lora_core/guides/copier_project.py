@@ -61,6 +61,8 @@ LAYERS: Mapping[Family, str] = MappingProxyType(
 SDXL's first blocks with attention are IN04 and IN05; FLUX has double blocks in their place."""
 MOST_STEPS = 100_000
 _NO_DATA = ("reg_dir", "config", "mask_dir", "cache_dir", "pair_before", "pair_after")
+_DRAWN_AS = ("steps", "guidance", "sampler")
+"""How samples and the grid are drawn: as the page says, where the model does not want it otherwise."""
 _NO_WORDS = ("trigger_words", "caption_prefix", "caption_suffix")
 
 
@@ -274,6 +276,7 @@ def laid_out(project: Project, page: RunSettings) -> RunSettings:
     preset = find_preset(PRESET)
     steps = project.steps or preset.steps
     changes: dict[str, Any] = {
+        **{f"sample.{name}": getattr(page.sample, name) for name in _DRAWN_AS},
         **settings_for_source(source),
         "model.base": page.model.base,
         **{f"dataset.{name}": None for name in _NO_DATA},

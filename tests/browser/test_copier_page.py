@@ -43,6 +43,8 @@ def test_two_pictures_become_a_saved_lora(open_page, real_app, visit, pair):
     page = open_page(url=real_app.url, width=1200, height=1400)
     open_tab(page, "source_model")
     fill_in(page, box(page, "model.base"), "built-in")
+    open_tab(page, "samples")
+    fill_in(page, box(page, "sample.steps"), "2")
     open_tab(page, "guide")
     page.click("#guide_copier_title > button")
     fill_in(page, picture_box(page, "before"), str(pair / "前.png"))
