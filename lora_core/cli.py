@@ -39,6 +39,7 @@ def language() -> Language:
 
 def parser() -> argparse.ArgumentParser:
     from lora_core.guides.console import add_command as add_first_lora
+    from lora_core.guides.copier_console import add_command as add_copier
     from lora_core.tool_commands import add_commands  # the installer reads this module without any package
 
     says = language()
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help=text("cli.doctor.json", says))
     add_first_lora(commands, says)
+    add_copier(commands, says)
     add_commands(commands, says)
     return top
 
@@ -102,8 +104,6 @@ def run_train(arguments: argparse.Namespace) -> int:
     from lora_core.settings.files import load
     from lora_core.settings.kohya.report import lines
     from lora_core.settings.overlay import apply_overrides
-    from lora_core.train.console import Console
-    from lora_core.train.runner import run_training
 
     folder = RunFolder(arguments.settings)
     is_run = arguments.settings.is_dir() and folder.settings.is_file()
@@ -117,8 +117,17 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return report_problems(settings)
     settings = launching.adapted(settings)
-    prepare_environment(allow_download=settings.model.allow_download)
     run = folder if is_run or not launching.place().leads else create_run(settings)
+    return train_here(settings, run)
+
+
+def train_here(settings, run) -> int:
+    """Train in this terminal, on as many cards as the settings, adapted to this machine, say; returns the exit code."""
+    from lora_core import launching
+    from lora_core.train.console import Console
+    from lora_core.train.runner import run_training
+
+    prepare_environment(allow_download=settings.model.allow_download)
     console = Console(language())
     if launching.is_needed(settings):
         return launching.supervise(settings, run, [console.show])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.form import element_id
-from app.guide.paths import path_of
+from app.guide.paths import number_of, path_of
 from app.i18n import say
 from app.machine import Card, cards
 from lora_core.data.wording import counted
@@ -50,8 +50,8 @@ def wish_of(typed: str, data: Mapping[str, Any], roots: Sequence[Path]) -> Wish:
         _text(data, "class"),
         next((known for known in KINDS if known == kind), "character"),
         _text(data, "preset"),
-        _number(_text(data, "repeats")),
-        _number(_text(data, "epochs")),
+        number_of(_text(data, "repeats")),
+        number_of(_text(data, "epochs")),
     )
 
 
@@ -165,11 +165,3 @@ def gigabytes() -> float | None:
 def _text(data: Mapping[str, Any], name: str) -> str:
     value = data.get(name)
     return value.strip()[:_MOST_LETTERS] if isinstance(value, str) else ""
-
-
-def _number(typed: str) -> int | None:
-    if not typed:
-        return None
-    if not typed.isdecimal() or len(typed) > 6:
-        raise UserError("guides.no_number", value=typed)
-    return int(typed)

@@ -1,6 +1,6 @@
 """The page of four-step tuning: the steps of a project with their runs, results and what is next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from app.words import run_label, state_word
 from lora_core import jobs
 from lora_core.errors import UserError
 from lora_core.guides.four_step import (
+    PROJECTS,
     STEPS,
     Found,
     Project,
@@ -17,8 +18,6 @@ from lora_core.guides.four_step import (
     final_file,
     found_epoch,
     handover,
-    load,
-    names,
     next_step,
     results,
 )
@@ -33,7 +32,7 @@ View = dict[str, Any]
 
 def view_of(name: str, language: Language) -> View:
     """All the panel shows of a project; of the one worked on last where no name is given."""
-    known = names()
+    known = PROJECTS.names()
     view: View = {
         "words": {word: say(f"guide.four.{word}", language) for word in _WORDS},
         "projects": known,
@@ -44,7 +43,7 @@ def view_of(name: str, language: Language) -> View:
     if not (chosen := name or next(iter(known), "")):
         return view
     try:
-        project = load(chosen)
+        project = PROJECTS.load(chosen)
         return view | project_view(project, language)
     except UserError as error:
         return view | {"said": error.message(language)}
@@ -105,13 +104,3 @@ def _findings(file: Path, language: Language) -> list[str]:
     except UserError as error:
         return [error.message(language)]
     return [finding.message(language) for finding in found] or [say("guide.four.clean", language)]
-
-
-def typed_epoch(data: Mapping[str, Any]) -> int | None:
-    """The epoch that was typed; None for an empty box. Raises UserError for what is no number."""
-    typed = str(data.get("epoch") or "").strip()
-    if not typed:
-        return None
-    if not typed.isdecimal() or len(typed) > 6:
-        raise UserError("guides.no_number", value=typed)
-    return int(typed)

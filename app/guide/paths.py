@@ -1,4 +1,4 @@
-"""Paths that are typed into the boxes of the Guide tab."""
+"""What is typed into the boxes of the Guide tab: paths and numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,3 +15,13 @@ def path_of(typed: str, roots: Sequence[Path]) -> Path | None:
     if path is not None and not is_allowed(path, roots):
         raise UserError("settings.table_not_allowed", path=path)
     return path
+
+
+def number_of(typed: object) -> int | None:
+    """A whole number of up to six digits; None for an empty box. Raises UserError for what is no number."""
+    words = str(typed or "").strip()
+    if not words:
+        return None
+    if not words.isdecimal() or len(words) > 6:
+        raise UserError("guides.no_number", value=words[:80])
+    return int(words)

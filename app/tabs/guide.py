@@ -10,11 +10,11 @@ from app import toast
 from app.folder_view import Wanted
 from app.form import read_legal
 from app.guide import slider as slider_page
+from app.guide.copier_events import CopierProject
 from app.guide.first_lora import blank, missing, view_of, wish_of
 from app.guide.first_lora import gigabytes as card_memory
-from app.guide.four_step import typed_epoch
 from app.guide.four_step import view_of as project_of
-from app.guide.paths import path_of
+from app.guide.paths import number_of, path_of
 from app.i18n import language_of, say, t
 from app.live import Look
 from app.merge.jobs import INSPECT_BOX
@@ -32,7 +32,7 @@ from lora_core.plan import Preview
 from lora_core.settings import DatasetSettings, RunSettings
 
 LOOK = "() => { window.kumakobo.guideFirst?.(); }"
-LOOK_AT_ALL = "() => { window.kumakobo.guideFirst?.(); window.kumakobo.guideFour?.(); }"
+LOOK_AT_ALL = "() => { for (const name of ['guideFirst', 'guideFour', 'guideCopier']) window.kumakobo[name]?.(); }"
 PICTURE = Wanted("file", tuple(sorted(IMAGE_ENDINGS)))
 Inputs = dict[Any, Any]
 
@@ -59,10 +59,16 @@ def build(ui: Ui) -> None:
             name: ui.picker.box(f"guide-{name}", PICTURE, label=t(f"guide.copier.{name}"), elem_classes=["kb-field"])
             for name in ("before", "after")
         }
-        said = gr.HTML("", elem_id="guide_copier", elem_classes="kb-report", padding=False, apply_default_css=False)
+        said = gr.HTML("", elem_id="guide_pair", elem_classes="kb-report", padding=False, apply_default_css=False)
+        gr.Markdown(t("guide.copier.fast"), elem_classes="kb-hint")
         fill = gr.Button(t("guide.copier.fill"), variant="primary", size="sm", elem_id="guide_copier_fill")
-    copying = Copier(ui, boxes["before"], boxes["after"], said, fill)
-    flows = FirstLora(ui, folder, panel), FourStep(ui, project), copying, _slider(ui)
+        gr.Markdown(t("guide.copier.slow"), elem_classes="kb-hint")
+        steps = guide_panel.build("guide_copier")
+    pair = boxes["before"], boxes["after"]
+    flows = (
+        *(FirstLora(ui, folder, panel), FourStep(ui, project), _slider(ui)),
+        *(Copier(ui, *pair, said, fill), CopierProject(ui, *pair, steps)),
+    )
     ui.later += [flow.connect for flow in flows]
 
 
@@ -145,9 +151,9 @@ class FourStep:
         name, action = str(data.get("project") or ""), data.get("action")
         try:
             if action == "new":
-                name = four_step.new_project(str(data.get("name") or "")).name
+                name = four_step.PROJECTS.new(str(data.get("name") or "")).name
             elif action == "epoch" and name:
-                four_step.choose_epoch(four_step.load(name), typed_epoch(data))
+                four_step.choose_epoch(four_step.PROJECTS.load(name), number_of(data.get("epoch")))
         except UserError as error:
             return project_of(name, language) | {"said": error.message(language)}
         return project_of(name, language)
@@ -158,7 +164,7 @@ class FourStep:
         name, wanted = str(data.get("project") or ""), str(data.get("step") or "")
         values = self.ui.form.values(by_component)
         try:
-            project = four_step.load(name)
+            project = four_step.PROJECTS.load(name)
             step: four_step.Step = next((known for known in four_step.STEPS if known == wanted), "handover")
             found = four_step.results(project)
             if step == "handover":

@@ -6,7 +6,7 @@ import gradio as gr
 
 
 def build(name: str) -> gr.HTML:
-    """Place a panel, "guide_first", "guide_four" or "guide_slider". ``select`` events ask, ``submit`` events do."""
+    """Place a panel, such as "guide_first". ``select`` events ask, ``submit`` events do."""
     return gr.HTML(
         None,
         html_template="",

@@ -1,11 +1,6 @@
 // Concept slider. props.value = what app/guide/slider.py says of the wish; the boxes are made once, so that typing is not
 // disturbed. "select" asks, "submit" fills in the form, both with {target, more, less, keep}.
-const make = (tag, className, text) => {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+const { make } = window.kumakobo;
 const value = () => props.value || {};
 const words = () => value().words || {};
 const boxes = {}, fields = {};

@@ -1,7 +1,8 @@
 """Fine-tuning datasets: one JSON file with the captions and tags of all images (``in_json`` of sd-scripts).
 
 ``{"bears/01": {"caption": "a bear", "tags": "hat, snow", "train_resolution": [512, 512]}}``: a key is the path of an
-image, or its name in the image folder with or without ending. train_resolution is not read: the image's own size and
+image, or its name in the image folder with or without ending. "caption": null says that an image is to have no caption,
+while one that is empty or missing was forgotten. train_resolution is not read: the image's own size and
 the dataset's resolution give the same bucket, and stay right when the resolution is changed.
 """
 
@@ -51,13 +52,15 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def caption_of(entry: Mapping[str, Any], options: DatasetSettings) -> str | None:
-    """Caption and tags of one image, joined as sd-scripts does; None if it has neither.
+    """Caption and tags of one image, joined as sd-scripts does; None if it has neither, and nobody says that it is so.
 
     With wildcards a caption may have several lines, each of which gets the tags.
     """
     caption, tags = (_text(entry.get(name)) for name in ("caption", "tags"))
+    if not caption and not tags:
+        return "" if "caption" in entry and entry["caption"] is None else None
     if not caption or not tags:
-        return caption or tags or None
+        return caption or tags
     separator = separator_of(options)
     if not options.enable_wildcard:
         return f"{caption}{separator}{tags}"

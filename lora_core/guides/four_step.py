@@ -5,24 +5,22 @@ truth. A run belongs to a step by its output name, which the guide fills in.
 """
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lora_core.errors import UserError
-from lora_core.events import CheckpointSaved, EpochDone, RunFailed, RunFinished, RunStarted, ValidationDone
+from lora_core.events import CheckpointSaved, EpochDone, RunFinished, RunStarted, ValidationDone
+from lora_core.guides import projects
 from lora_core.guides.offers import settings_for_source, source_of
 from lora_core.inspect.header import inspect_header
 from lora_core.inspect.report import Finding
 from lora_core.runs import RunFolder, home, list_runs
 from lora_core.settings import RunSettings
-from lora_core.settings.base import FileName, Settings
-from lora_core.settings.files import write_text
 from lora_core.settings.overlay import with_values
 from lora_core.settings.presets import apply_preset, find_preset
 from lora_core.train.files import free_name
@@ -35,21 +33,19 @@ PRESETS: Mapping[Step, str] = MappingProxyType(
 )
 """The last step trains nothing: it looks at the file of the one before."""
 
-Outcome = Literal["none", "running", "finished", "stopped", "failed"]
-
 _FINAL_SAVES = 5
 
 
-class Project(Settings):
+class Project(projects.Project):
     """One LoRA on its way through the four steps."""
 
-    name: FileName = Field(min_length=1, max_length=80)
-    created: float = 0.0
-    """Seconds since 1970."""
     outputs: dict[Step, list[str]] = Field(default_factory=dict)
     """Output names that were filled in for a step, the latest last."""
     epoch: int | None = Field(None, ge=1, le=100_000)
     """The epoch somebody chose, in place of the verdict's."""
+
+
+PROJECTS = projects.Projects("four_step", Project)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Result:
 
     run: str
     """Name of its folder."""
-    outcome: Outcome
+    outcome: projects.Outcome
     epochs: int = 0
     """Finished so far."""
     planned: int = 0
@@ -78,54 +74,6 @@ class Found:
     source: Literal["chosen", "border", "still_learning"]
 
 
-# ---- the file --------------------------------------------------------------------------------------------------------
-
-
-def folder() -> Path:
-    return home() / "guides" / "four_step"
-
-
-def new_project(name: str) -> Project:
-    """A new project. Raises UserError for a name that is taken, empty, or no file name."""
-    try:
-        project = Project(name=name.strip(), created=time.time())
-    except ValidationError:
-        raise UserError("guides.project_name", name=name.strip()) from None
-    if _file(project.name).exists():
-        raise UserError("guides.project_taken", name=project.name)
-    save(project)
-    return project
-
-
-def save(project: Project) -> None:
-    """Write the project. Raises UserError where it can't be written."""
-    write_text(_file(project.name), project.model_dump_json(indent=2) + "\n")
-
-
-def load(name: str) -> Project:
-    """A project by its name. Raises UserError for one that is gone or can't be read."""
-    try:
-        path = _file(Project(name=name).name)
-    except ValidationError:
-        raise UserError("guides.project_gone", name=name) from None
-    if not path.is_file():
-        raise UserError("guides.project_gone", name=name)
-    try:
-        return Project.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError("guides.project_broken", path=path) from error
-
-
-def names() -> list[str]:
-    """All projects, the one worked on last first."""
-    found = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return [path.stem for path in found]
-
-
-def _file(name: str) -> Path:
-    return folder() / f"{name}.json"
-
-
 # ---- what came of it -------------------------------------------------------------------------------------------------
 
 
@@ -142,11 +90,11 @@ def result_of(run: RunFolder) -> Result:
     epochs = [event for event in events if isinstance(event, EpochDone)]
     validations = [event for event in events if isinstance(event, ValidationDone)]
     saved = [event.path for event in events if isinstance(event, CheckpointSaved)]
-    ended = next((event for event in reversed(events) if isinstance(event, RunFinished | RunFailed)), None)
+    ended = projects.ending(events)
     path = ended.path if isinstance(ended, RunFinished) and ended.path else None
     return Result(
         run.path.name,
-        _outcome(ended),
+        projects.outcome_of(ended),
         epochs[-1].epoch if epochs else 0,
         started[-1].epochs if started else 0,
         epochs[-1].mean_loss if epochs else None,
@@ -187,14 +135,6 @@ def final_file(found: Mapping[Step, Sequence[Result]]) -> Path | None:
 def handover(path: Path) -> list[Finding]:
     """What the header of a file says against passing it on. Raises UserError for a file that can't be read."""
     return [finding for finding in inspect_header(path).findings if finding.severity != "note"]
-
-
-def _outcome(ended: RunFinished | RunFailed | None) -> Outcome:
-    if ended is None:
-        return "running"
-    if isinstance(ended, RunFailed):
-        return "failed"
-    return "finished" if ended.reason == "completed" else "stopped"
 
 
 def _belongs(run: RunFolder, project: Project, step: Step) -> bool:
@@ -240,15 +180,11 @@ def settings_for(project: Project, step: Step, before: RunSettings, found: Found
 def remember(project: Project, step: Step, output_name: str) -> Project:
     """The project with an output name filled in for a step, saved."""
     before = [name for name in project.outputs.get(step, ()) if name != output_name]
-    new = project.model_copy(update={"outputs": {**project.outputs, step: [*before, output_name]}})
-    save(new)
-    return new
+    return PROJECTS.save(project.model_copy(update={"outputs": {**project.outputs, step: [*before, output_name]}}))
 
 
 def choose_epoch(project: Project, epoch: int | None) -> Project:
     """The project with an epoch of somebody's own, or with the verdict's again; saved."""
     if epoch is not None and not 1 <= epoch <= 10_000:
         raise UserError("guides.number", value=epoch, most=10_000)
-    new = project.model_copy(update={"epoch": epoch})
-    save(new)
-    return new
+    return PROJECTS.save(project.model_copy(update={"epoch": epoch}))

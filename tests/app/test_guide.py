@@ -8,13 +8,16 @@ from PIL import Image
 from app import toast
 from app.form import read
 from app.guide import first_lora
+from app.guide.copier_events import CopierProject
 from app.i18n import COOKIE
 from app.machine import Card
 from app.page import Context
 from app.tabs import guide
 from app.ui import build
+from lora_core import jobs
 from lora_core.data.folders import scan
-from lora_core.runs import create_run
+from lora_core.events import CheckpointSaved, RunFailed, RunFinished, append
+from lora_core.runs import create_run, list_runs
 from lora_core.settings import RunSettings
 from lora_core.settings.overlay import with_values
 
@@ -37,7 +40,7 @@ def flows(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUMAKOBO_HOME", str(tmp_path_factory.mktemp("home")))
-        for kind in (guide.FirstLora, guide.FourStep, guide.Copier, guide.Slider):
+        for kind in (guide.FirstLora, guide.FourStep, guide.Copier, guide.Slider, CopierProject):
 
             def keep(self, *arguments, original=kind.__init__):
                 original(self, *arguments)
@@ -303,3 +306,90 @@ def test_two_folders_hide_the_prompts(sliding, tmp_path):
     boxes = dict(zip(sliding.boxes, (str(tmp_path / "a"), str(tmp_path / "b")), strict=True))
     view = sliding.look(boxes, click(), request())
     assert (view["pictures"], view["lines"], view["found"]) == (True, [], "2 pairs by file name.")
+
+
+# ---- copier LoRA by difference ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_difference(flows, tmp_path, monkeypatch):
+    """The flow, with jobs that are put down but not started."""
+    started = []
+    monkeypatch.setattr(jobs, "start", lambda settings: started.append(settings) or create_run(settings))
+    monkeypatch.setattr(jobs, "state", lambda run: "queued")
+    flows[CopierProject].ui.context = Context(roots=(tmp_path,))
+    flows[CopierProject].started_jobs = started
+    return flows[CopierProject]
+
+
+def copier_look(flow, pair, language="en", **data):
+    boxes = dict(zip((flow.before, flow.after), pair, strict=True))
+    return flow.look(boxes, click(**data), request(language))[flow.panel]
+
+
+def copier_do(flow, pair, settings=WITH_MODEL, **data):
+    boxes = dict(zip((flow.before, flow.after), pair, strict=True))
+    return flow.do(form_inputs(flow, settings) | boxes, click(**data), request())
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_a_copier_project_begins_with_a_pair(by_difference, pair, language):
+    refused = copier_look(by_difference, (pair[0], ""), language, action="new", name="x")
+    assert refused["said"]
+    assert refused["projects"] == []
+    view = copier_look(by_difference, pair, language, action="new", name="うす")
+    assert (view["project"], view["said"], view["busy"]) == ("うす", "", False)
+    assert [(step["step"], step["done"], step["next"], step["enabled"]) for step in view["steps"]] == [
+        ("pictures", True, False, True),
+        ("train", False, True, True),
+        ("difference", False, False, False),
+        ("grid", False, False, False),
+        ("save", False, False, False),
+    ]
+    shown = by_difference.look({by_difference.before: "", by_difference.after: ""}, click(), request(language))
+    assert (shown[by_difference.before], shown[by_difference.after]) == pair
+
+
+def test_one_click_puts_a_and_b_in_line(by_difference, pair, said):
+    copier_look(by_difference, pair, action="new", name="x")
+    refused = copier_do(by_difference, pair, project="x", step="train", steps="many")
+    assert refused[by_difference.panel]["said"] in said
+    assert by_difference.started_jobs == []
+    view = copier_do(by_difference, pair, project="x", step="train", steps="3")[by_difference.panel]
+    a, b = by_difference.started_jobs
+    assert (a.train.epochs, b.train.epochs, a.train.seed) == (3, 3, b.train.seed)
+    assert b.network.network_weights.stem == a.save.output_name
+    assert [row["state"] for row in view["steps"][1]["rows"]] == ["queued", "queued"]
+    assert view["busy"]
+    again = copier_do(by_difference, pair, project="x", step="train")[by_difference.panel]
+    assert again["said"]
+    assert len(by_difference.started_jobs) == 2
+
+
+def test_without_a_model_nothing_is_put_in_line(by_difference, pair, said):
+    copier_look(by_difference, pair, action="new", name="x")
+    view = copier_do(by_difference, pair, RunSettings(), project="x", step="train")[by_difference.panel]
+    assert "source model" in view["said"]
+    assert by_difference.started_jobs == []
+
+
+@pytest.mark.parametrize("step", ["difference", "grid", "save", "inspect", "send", "nonsense", ["a"]])
+def test_what_comes_later_is_refused_in_words(by_difference, pair, said, step):
+    copier_look(by_difference, pair, action="new", name="x")
+    answer = copier_do(by_difference, pair, project="x", step=step)
+    assert set(answer) == {by_difference.panel}
+    assert answer[by_difference.panel]["said"] in said
+
+
+def test_b_alone_is_offered_where_a_is_there(by_difference, pair, said, tmp_path):
+    copier_look(by_difference, pair, action="new", name="x")
+    copier_do(by_difference, pair, project="x", step="train", steps="3")
+    lora = tmp_path / "x-A-step00000002.safetensors"
+    lora.write_bytes(b"x")
+    b, a = sorted(list_runs(), key=lambda run: run.path.name, reverse=True)
+    append(a.events, CheckpointSaved(path=lora, step=2, epoch=2))
+    append(a.events, RunFinished(reason="stopped", step=2, path=lora))
+    append(b.events, RunFailed(message={"en": "no file", "ja": "ない"}))
+    train = copier_look(by_difference, pair, project="x")["steps"][1]
+    assert (train["button"], train["enabled"], train["anew"]) == ("Train B", True, True)
+    assert [(row["state"], row["text"]) for row in train["rows"]] == [("done", lora.name), ("failed", "no file")]

@@ -427,6 +427,15 @@ def test_what_a_caption_list_lacks_is_said_by_name(listed, entry, key, severity)
     assert not entry or next(iter(entry)) in found[0].message("en")
 
 
+def test_null_in_a_caption_list_means_no_caption_on_purpose(listed):
+    entries = {"00": {"caption": None}, "01": {"caption": None, "tags": "hat"}}
+    (listed.parent / "meta.json").write_text(json.dumps(entries), encoding="utf-8")
+    settings = settings_of(listed)
+    samples = build_samples(scan(settings.dataset), settings)
+    assert [sample.caption for sample in samples] == ["", "hat"]
+    assert said(listed) == []
+
+
 def test_missing_images_of_a_list_can_be_skipped(listed):
     (listed.parent / "meta.json").write_text(json.dumps({"dog": {"tags": "x"}, "00": {"tags": "x"}}), encoding="utf-8")
     assert said(listed, skip_bad_images=True) == [("data.list_missing", "warning")]

@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def project():
-    return four_step.new_project("うす bear")
+    return four_step.PROJECTS.new("うす bear")
 
 
 def run_of(project, step, *events, name=None):
@@ -48,26 +48,26 @@ DONE = RunFinished(reason="completed", step=100)
 
 def test_a_project_is_kept_under_its_name(project):
     four_step.remember(project, "check", "a")
-    kept = four_step.remember(four_step.load("うす bear"), "check", "b")
-    assert four_step.load("うす bear") == kept
+    kept = four_step.remember(four_step.PROJECTS.load("うす bear"), "check", "b")
+    assert four_step.PROJECTS.load("うす bear") == kept
     assert kept.outputs == {"check": ["a", "b"]}
-    four_step.new_project("second")
-    assert four_step.names() == ["second", "うす bear"]
+    four_step.PROJECTS.new("second")
+    assert four_step.PROJECTS.names() == ["second", "うす bear"]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "con", "x" * 81])
 def test_a_name_that_is_no_file_name_is_refused_in_words(name):
     with pytest.raises(UserError) as refused:
-        four_step.new_project(name)
+        four_step.PROJECTS.new(name)
     assert refused.value.key == "guides.project_name"
     with pytest.raises(UserError) as refused:
-        four_step.load(name)
+        four_step.PROJECTS.load(name)
     assert refused.value.key == "guides.project_gone"
 
 
 def test_a_project_is_never_written_over(project):
     with pytest.raises(UserError) as refused:
-        four_step.new_project(" うす bear ")
+        four_step.PROJECTS.new(" うす bear ")
     assert refused.value.key == "guides.project_taken"
 
 
@@ -75,7 +75,7 @@ def test_a_broken_file_is_named(project, home):
     path = home / "guides" / "four_step" / "うす bear.json"
     path.write_text(json.dumps({"name": "x", "nonsense": 1}), encoding="utf-8")
     with pytest.raises(UserError, match=r"うす bear\.json"):
-        four_step.load("うす bear")
+        four_step.PROJECTS.load("うす bear")
 
 
 @pytest.mark.parametrize(
