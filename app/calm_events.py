@@ -29,7 +29,8 @@ class Calm:
         """Register the events of its own; what is shown after a change comes with the reports of ``ui.Live``."""
         fields = self.form.components
         demo.load(self.begin, None, self.levels, **quiet())
-        self.levels.select(self.choose, self.form.inputs, {self.levels, *self.form.inputs}, **quiet())
+        chosen = {self.levels, *self.form.inputs}
+        self.levels.select(self.choose, self.form.inputs, chosen, **quiet(trigger_mode="multiple"))
         self.search.select(self.find, self.form.inputs, self.search, **quiet(trigger_mode="always_last"))
         demo.load(self.greet, None, self.search, **quiet())
         base = fields["model.base"]

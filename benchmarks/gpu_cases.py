@@ -87,6 +87,10 @@ CASES: Mapping[str, Case] = {
     "sdxl texts": Case("sdxl", 1024, {"train": TEXTS_TOO}, least_gb=14),
     "flux cut 512": Case("flux", 512, {"train": UNET_ONLY}),
     "flux cut 1024": Case("flux", 1024, {"train": UNET_ONLY}),
+    "flux int8 512": Case("flux", 512, {"train": CHECKPOINTED | {"base_precision": "int8"}}, whole=True, least_gb=24),
+    "flux nf4 512": Case("flux", 512, {"train": CHECKPOINTED | {"base_precision": "nf4"}}, whole=True, least_gb=12),
+    "sdxl int8": Case("sdxl", 1024, {"train": CHECKPOINTED | {"base_precision": "int8"}}, least_gb=8),
+    "sdxl nf4": Case("sdxl", 1024, {"train": CHECKPOINTED | {"base_precision": "nf4"}}, least_gb=8),
     "flux whole 512": Case("flux", 512, {"train": CHECKPOINTED}, whole=True, least_gb=32),
     "flux whole 1024": Case("flux", 1024, {"train": CHECKPOINTED}, whole=True, least_gb=36),
     "resume sd15": Case("sd1", 512, {"train": TEXTS_TOO}, check="resume"),
@@ -101,6 +105,9 @@ CASES: Mapping[str, Case] = {
     "preset sdxl 12 GB": Case("sdxl", 1024, preset="sdxl_12gb", cap_gb=12),
     "preset sdxl 16 GB": Case("sdxl", 1024, preset="sdxl_16gb", cap_gb=16),
     "preset sdxl 24 GB": Case("sdxl", 1024, preset="sdxl_24gb", cap_gb=24),
+    "preset flux 12 GB": Case("flux", 512, preset="flux_12gb", whole=True, cap_gb=12),
+    "preset flux 16 GB": Case("flux", 768, preset="flux_16gb", whole=True, cap_gb=16),
+    "preset flux 24 GB": Case("flux", 768, preset="flux_24gb", whole=True, cap_gb=24),
 }
 
 

@@ -42,7 +42,7 @@ def select(names: Sequence[str], network: NetworkSettings, family: Family) -> di
     rates = own["block_lrs"]
     found = {name: Choice(_sized(network, name, own), rates.get(name, 1.0)) for name in chosen}
     found = {name: found[name] for name in found if rates.get(name, 1.0) and own["block_ranks"].get(name, 1.0)}
-    found = {n: c for n, c in found.items() if n not in own["block_conv_ranks"] or own["block_conv_ranks"][n]}
+    found = {n: c for n, c in found.items() if own["block_conv_ranks"].get(n, 1.0) or not is_kernel(n)}
     if not found:
         raise UserError("selection.nothing_left")
     return found
@@ -78,6 +78,15 @@ def known_names(settings: RunSettings) -> tuple[str, ...]:
     names = [name for name in layers if name in targets or name in inside or block_of(name, family) == "CLIP"]
     text = settings.train.train_text_encoder
     return tuple(name for name in names if text or not name.startswith("lora_te"))
+
+
+_KERNEL = re.compile(r"_(conv[12]?|conv_in|conv_out|in_layers_2|out_layers_3|\d_op|input_blocks_0_0|unet_out_2)$")
+"""3x3 convolutions under diffusers' names, and under those of SDXL's LoRA files."""
+
+
+def is_kernel(name: str) -> bool:
+    """Whether a layer is a 3x3 convolution, to which the convolution rank applies."""
+    return _KERNEL.search(name) is not None
 
 
 def _beside_attention(name: str, family: Family) -> bool:

@@ -7,7 +7,7 @@ from lora_core.errors import UserError
 from lora_core.i18n import LANGUAGES
 from lora_core.merge import known
 from lora_core.merge.blocks import block_of, names
-from lora_core.selection import count, known_names, matching, patterns, problems, rates_differ, select
+from lora_core.selection import count, is_kernel, known_names, matching, patterns, problems, rates_differ, select
 from lora_core.settings import RunSettings
 
 SD = tuple(name for name in known.layers("sd1") if name in known.default_targets("sd1"))
@@ -144,7 +144,14 @@ def test_convolutions_have_sizes_of_their_own():
     }
     assert sizes["MID"] == (2, 1.0, 8)
     assert sizes["IN01"] == (4, 2.0, 8)
-    assert not any(block.startswith("OUT") for block in sizes)
+    out = {name for name in every if block_of(name, "sd1").startswith("OUT")}
+    assert {name for name in out if name not in found} == {name for name in out if is_kernel(name)} != set()
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "flux"])
+def test_a_convolution_is_told_by_its_name(family):
+    shapes = known.layers(family)
+    assert {n for n in shapes if is_kernel(n)} == {n for n, shape in shapes.items() if max(shape[2:], default=1) > 1}
 
 
 def test_oft_has_ranks_and_no_alphas():

@@ -276,6 +276,7 @@ def _memory(ui: Ui) -> None:
         with gr.Row():
             form.field("train.gradient_accumulation_steps")
             form.field("train.gradient_checkpointing")
+            form.field("train.base_precision")
         with gr.Row():
             form.field("train.adapter_precision")
             form.field("train.cache_text_encoder_outputs")

@@ -1,7 +1,16 @@
 // Calm page. props.value is what app/calm.py look() gives: level, levels, hidden, accordions, marks, parts, note.
 // Hiding is a style sheet of element ids: it holds for fields that are drawn later, too, and nothing is drawn anew.
 const { make } = window.kumakobo;
-const value = () => props.value || {};
+// What the app said last. While somebody chooses a level, an answer to an earlier change may still be on its way: it says
+// the level of before, and would take the choice back. The choice's own answer follows.
+let said = props.value || {};
+const value = () => said;
+const remembered = () => document.cookie.match(/(?:^|; )COOKIE=([^;]*)/)?.[1];
+function listen() {
+  const news = props.value || {}, chosen = remembered();
+  const isLevel = (news.levels || []).some(([name]) => name === chosen);
+  if (!isLevel || news.level === chosen) said = news;
+}
 const id = (name) => "#" + CSS.escape(name);
 
 function hide() {
@@ -110,7 +119,7 @@ function update() {
 }
 window.kumakobo = { ...window.kumakobo, raise };
 update();
-watch("value", update);
+watch("value", () => { listen(); update(); });
 // Tabs and parts that are unfolded draw their fields anew: mark those, too.
 let waiting = 0;
 new MutationObserver(() => {

@@ -1,6 +1,6 @@
 """A model of several networks, each loaded when it is first asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from lora_core.families.compact import Storage, shrink_blocks
 from lora_core.families.text import Chunker
 from lora_core.io.hashes import legacy_model_hash, model_hash
 
@@ -84,6 +85,7 @@ class Components:
         self.prediction_type = prediction_type
         self.schedule: dict[str, Any] = dict(schedule or {})
         """beta_start, beta_end, steps, schedule: the noise schedule the model was trained with."""
+        self._storage: dict[str, Storage] = {}
         self.chunkers = {name: Chunker(tokenizer) for name, tokenizer in self.tokenizers.items()}
         """Turn prompts into token ids, and remember them; by the name of the text encoder."""
 
@@ -95,11 +97,18 @@ class Components:
     def part(self, name: str) -> nn.Module:
         """A network on its device, read now if it is not there."""
         if name not in self._parts:
-            self._parts[name] = self._loaders[name]().requires_grad_(False).eval().to(self.device)
+            network = self._loaders[name]().requires_grad_(False).eval()
+            shrink_blocks(network, self._storage.get(name, "full"), self.device)
+            self._parts[name] = network.to(self.device)
         if name in self._parked:
             self._parked.discard(name)
             self._parts[name].to(self.device)
         return self._parts[name]
+
+    def store_as(self, storage: Storage, parts: Iterable[str]) -> None:
+        """Keep these networks so from when they are read; see ``compact``."""
+        assert not self._parts.keys() & set(parts), "read already"
+        self._storage |= dict.fromkeys(parts, storage)
 
     def is_loaded(self, name: str) -> bool:
         return name in self._parts

@@ -65,11 +65,14 @@ OFFERS: tuple[Offer, ...] = (
     Offer("sdxl_12gb", "sdxl", needs=12),
     Offer("sdxl_8gb", "sdxl"),
     Offer("sdxl_character", "sdxl", _PEOPLE, 16),
-    Offer("flux_character", "flux"),
+    Offer("flux_character", "flux", _PEOPLE, 32),
+    Offer("flux_24gb", "flux", needs=24),
+    Offer("flux_16gb", "flux", needs=16),
+    Offer("flux_12gb", "flux"),
 )
 """Stable Diffusion 2 takes the rows of 1: it is trained the same way, at its own size."""
 
-_LEAST = {"sd1": 6.0, "sd2": 6.0, "sdxl": 8.0, "flux": 32.0}
+_LEAST = {"sd1": 6.0, "sd2": 6.0, "sdxl": 8.0, "flux": 12.0}
 """GB below which even the smallest preset of a family may not fit."""
 _SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

@@ -6,6 +6,7 @@ from lora_core import base_weights
 from lora_core.adapters import AdapterNetwork
 from lora_core.errors import UserError
 from lora_core.families.base import Components, ModelFamily
+from lora_core.families.compact import write_weight
 from lora_core.io.safetensors import read_tensors
 
 
@@ -25,6 +26,6 @@ def merge_base_weights(text: str, family: ModelFamily, components: Components) -
             raise UserError("base_weights.does_not_fit", path=source.path, error=str(error)) from error
         network.multiplier = source.multiplier
         for adapter in network:
-            adapter.layer.weight.data = adapter.apply_to(adapter.layer.weight)
+            write_weight(adapter.layer, adapter.apply_to(adapter.layer.weight))
         for part in {adapter.part for adapter in network}:
             components.keep(part)

@@ -55,6 +55,7 @@ from lora_core.train.session import (
     hash_in_background,
     prepare_model,
     rate_factor,
+    stored_compactly,
     train_step,
     trained_text_parts,
 )
@@ -113,6 +114,7 @@ def prepare(settings: RunSettings) -> Iterator[EventBase]:
     yield StageChanged(stage="loading_model")
     family = find_family(settings)
     components = family.load(settings.model, dtype=DTYPES[precision], device=device)
+    components.store_as(settings.train.base_precision, stored_compactly(family))
     if team.leads:
         hash_in_background(components)
     components.schedule = obeying(components.schedule, settings.noise)
@@ -265,7 +267,7 @@ def encoded_texts(
         for done, total in family.keep_frozen_texts(components, prompts, settings.model):
             yield StageChanged(stage="caching_texts", done=done, total=total)
         return None
-    texts = EncodedTexts(family, components, settings.model, text_store(settings, components))
+    texts = EncodedTexts(family, components, settings.model, text_store(settings, family, components))
     if captions is not None:
         for done, total in texts.filling(captions.union(more), weighted=settings.dataset.weighted_captions):
             yield StageChanged(stage="caching_texts", done=done, total=total)
@@ -275,14 +277,17 @@ def encoded_texts(
     return texts
 
 
-def text_store(settings: RunSettings, components: Components) -> TextsOnDisk | None:
+def text_store(settings: RunSettings, family: ModelFamily, components: Components) -> TextsOnDisk | None:
     """Where encoded texts are kept for the next run, if they are to be."""
     if settings.train.cache_text_encoder_outputs != "disk":
         return None
     separate = {name: value for name, value in settings.model if isinstance(value, Path) and name != "vae"}
     options = {name: value for name, value in settings.model if not isinstance(value, Path) and name != "base"}
     files = files_identity([components.source.path, *(separate[name] for name in sorted(separate))])
-    facts = options | {"files": files, "precision": str(components.dtype), "separate": sorted(separate)}
+    stored = str(components.dtype)
+    if settings.train.base_precision != "full" and set(family.text_parts) & stored_compactly(family):
+        stored += f" {settings.train.base_precision}"
+    facts = options | {"files": files, "precision": stored, "separate": sorted(separate)}
     return TextsOnDisk(text_folder(settings.dataset.cache_dir, settings.dataset.train_dir), facts)
 
 

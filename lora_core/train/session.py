@@ -169,6 +169,11 @@ def rate_factor(settings: RunSettings, plan: Plan) -> Factor:
     return factor(settings.schedule, plan.total_steps)
 
 
+def stored_compactly(family: ModelFamily) -> set[str]:
+    """The networks that ``base_precision`` is about: the denoiser, and text encoders that nobody trains (T5)."""
+    return {DENOISER, *family.text_parts} - set(family.trainable_text_parts)
+
+
 def prepare_model(settings: RunSettings, family: ModelFamily, components: Components) -> None:
     """Memory format and gradient checkpointing of the frozen model."""
     components.denoiser.to(memory_format=torch.channels_last)

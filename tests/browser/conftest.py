@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -195,6 +196,24 @@ class Visit:
     errors: list[str] = field(default_factory=list)
 
 
+SLOW = "KUMAKOBO_TEST_SLOW"
+"""Environment variable, such as 3: a browser so many times slower, and answers late and out of order, to find races."""
+
+
+def slow_down(context: Any, page: Any, times: float) -> None:
+    context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": times})
+    random = Random(0)
+    delay = f"""
+        const send = window.fetch, random = {[random.random() for _ in range(97)]};
+        let count = 0;
+        window.fetch = async (...what) => {{
+          const answer = await send(...what);
+          await new Promise((go) => setTimeout(go, {200 * times} * random[count++ % random.length]));
+          return answer;
+        }};"""
+    page.add_init_script(delay)
+
+
 @pytest.fixture
 def visit() -> Visit:
     return Visit()
@@ -223,6 +242,8 @@ def open_page(chromium, request, visit):
         page.set_default_timeout(90_000)
         page.on("request", lambda request: request.url.startswith(LOCAL) or visit.foreign.append(request.url))
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        if slow := float(os.environ.get(SLOW, 0)):
+            slow_down(context, page, slow)
         page.goto(url)
         page.wait_for_selector("#job_pill .jp")
         return page

@@ -41,7 +41,10 @@ def test_there_is_always_a_proposal_and_it_fits_if_any_does(family, kind, gigaby
         (Source("sdxl", tagged=True), "character", 16.0, "illustrious_character"),
         (Source("sdxl", v_prediction=True, tagged=True), "character", 24.0, "noobai_vpred_character"),
         (Source("sdxl"), "character", None, "sdxl_12gb"),
-        (Source("flux"), "character", 12.0, "flux_character"),
+        (Source("flux"), "character", 12.0, "flux_12gb"),
+        (Source("flux"), "style", 15.9, "flux_16gb"),
+        (Source("flux"), "object", 24.0, "flux_24gb"),
+        (Source("flux"), "character", 32.0, "flux_character"),
     ],
 )
 def test_the_proposal_for_a_model_and_a_card(source, kind, gigabytes, preset):
@@ -49,7 +52,7 @@ def test_the_proposal_for_a_model_and_a_card(source, kind, gigabytes, preset):
 
 
 def test_a_card_that_is_too_small_is_told():
-    assert too_small(Source("flux"), 24.0) == 32
+    assert too_small(Source("flux"), 8.0) == 12
     assert too_small(Source("flux"), None) is None
     assert too_small(Source("sdxl"), 7.8) is None
     assert too_small(Source("sd1", built_in=True), 1.0) is None

@@ -1,12 +1,15 @@
 """Kohya's settings for blocks and single layers, and LoRAs merged first: what they become here."""
 
+import json
 import math
+import tomllib
 
 import pytest
 
 from lora_core.merge import known
 from lora_core.merge.blocks import block_of
-from lora_core.selection import select
+from lora_core.selection import is_kernel, known_names, select
+from lora_core.settings import RunSettings
 from lora_core.settings.kohya import import_tree
 from lora_core.settings.kohya.export import to_gui, to_scripts
 from tests.settings.kohya_files import entry, gui, nothing, scripts
@@ -74,6 +77,52 @@ def test_sdxl_has_other_blocks():
     assert found["OUT00"].settings.rank == 14
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"block_ranks": "MID=4, OUT03-05=2"},
+        {"block_ranks": "MID=0, IN04=6", "block_alphas": "IN04=1"},
+        {"block_lrs": "OUT=0.5, MID=0.25"},
+        {"block_lrs": "OUT04=0"},
+        {"algo": "locon", "conv_rank": 4, "conv_alpha": 2, "block_conv_ranks": "MID=2, OUT=0", "block_ranks": "OUT=4"},
+        {"block_ranks": "/_mid(dle)?_block/=4"},
+    ],
+)
+@pytest.mark.parametrize("write", [to_gui, to_scripts])
+def test_blocks_go_out_as_lists_and_come_back_as_the_same_layers(family, values, write):
+    own = {"algo": "lora", "rank": 8, "alpha": 4} | values
+    settings = RunSettings.model_validate({"model": {"family": family}, "network": own})
+    exported = write(settings)
+    assert not [entry for entry in exported.entries if entry.key.startswith("network.")]
+    tree = json.loads(exported.text) if write is to_gui else tomllib.loads(exported.text) | {"sdxl": family == "sdxl"}
+    told = import_tree(tree, "x", nothing).settings
+    assert trained(told) == trained(settings)
+
+
+def trained(settings):
+    """Rank, alpha and rate of every layer that is trained."""
+    found = select(known_names(settings), settings.network, settings.model.family)
+    return {n: (*c.settings.rank_and_alpha(kernel=is_kernel(n)), c.rate) for n, c in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ("sd1", {"block_ranks": "attn2=4"}),
+        ("sd1", {"block_ranks": "BASE=4"}),
+        ("sd1", {"block_lrs": "BASE=0.5"}),
+        ("sd1", {"block_ranks": "MID=4", "algo": "loha"}),
+        ("flux", {"block_ranks": "D03=4"}),
+    ],
+)
+def test_blocks_that_lists_can_not_say_are_told(family, values):
+    settings = RunSettings.model_validate({"model": {"family": family}, "network": values})
+    (field,) = (name for name in values if name.startswith("block"))
+    (entry,) = (entry for entry in to_gui(settings).entries if entry.key == f"network.{field}")
+    assert "one number for each" in entry.message()
+
+
 @pytest.mark.parametrize("values", [{"block_dims": "1,2,3"}, {"down_lr_weight": "fast"}, {"block_alphas": "x"}])
 def test_what_can_not_be_read_is_told(values):
     (key,) = values
@@ -110,8 +159,6 @@ def test_loras_merged_first_come_along_and_go_back():
     told = scripts(base_weights=["/x/a.safetensors", "/y/b.safetensors"], base_weights_multiplier=[0.5])
     assert told.settings.network.base_weights == "/x/a.safetensors:0.5\n/y/b.safetensors"
     assert entry(told, "base_weights_multiplier").group == "mapped"
-    import tomllib
-
     again = import_tree(tomllib.loads(to_scripts(told.settings).text), "x", nothing)
     assert again.settings.network.base_weights == told.settings.network.base_weights
     assert "--base_weights /x/a.safetensors /y/b.safetensors" in to_gui(told.settings).text

@@ -193,6 +193,7 @@ def test_every_schedule_comes_back(tmp_path, kind, name):
         {"schedule.name": "cosine", "schedule.warmup_steps": 77},
         {"schedule.name": "warmup_stable_decay", "schedule.warmup_steps": 7, "schedule.decay_steps": 9},
         {"train.adapter_precision": "bf16"},
+        {"train.base_precision": "int8"},
     ],
     ids=lambda changes: " ".join(changes),
 )

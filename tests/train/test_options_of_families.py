@@ -1,4 +1,4 @@
-"""Masks and prior preservation on Stable Diffusion 2, SDXL and FLUX.1: their arithmetic knows no family."""
+"""Masks, prior preservation and compact source models on Stable Diffusion 2, SDXL and FLUX.1: no code knows which."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from lora_core.events import CheckpointSaved, Stop
+from lora_core.families.compact import CompactLinear
 from lora_core.settings import RunSettings
 from lora_core.train.loop import prepare
 from lora_core.train.randomness import generator
 from lora_core.train.session import Session, batch_loss
 from tests.models_flux import T5_LENGTH, tiny_flux_folder
 from tests.models_sdxl import tiny_file
-from tests.train.test_loop import changed
+from tests.train.test_loop import At, changed, events_of, final, only, weights
 from tests.train.test_reference_step import run_to_end
 
 families = pytest.mark.parametrize("family", ["sd2", "sdxl", "flux"])
@@ -89,3 +91,36 @@ def test_prior_preservation_is_nothing_at_the_start_and_then_grows_with_its_weig
     plain, once, twice = (loss_of(session, prior_preservation=weight) for weight in (None, 0.5, 1.0))
     assert once > plain * 1.0001
     assert twice - plain == pytest.approx(2 * (once - plain), rel=1e-3)
+
+
+@families
+@pytest.mark.parametrize(("storage", "allowed"), [("int8", 0.01), ("nf4", 0.1)])
+def test_a_compact_source_model_answers_nearly_as_the_full_one(settings, family: str, storage: str, allowed: float):
+    full, compact = stirred(settings), stirred(changed(settings, train={"base_precision": storage}))
+    kept = [m for m in compact.components.denoiser.modules() if isinstance(m, CompactLinear)]
+    assert kept
+    assert len({m.storage for m in kept}) == 1
+    assert loss_of(compact) == pytest.approx(loss_of(full), rel=allowed)
+    assert loss_of(compact) != loss_of(full)
+
+
+@families
+def test_resumed_on_a_compact_source_model_a_run_ends_with_the_same_file(settings, tmp_path, family: str):
+    settings = changed(settings, train={"base_precision": "int8", "epochs": 4, "gradient_checkpointing": True})
+    whole = changed(settings, save={"output_dir": tmp_path / "whole"})
+    events_of(whole)
+    stopped = events_of(settings, At(step2=Stop(save=True)))
+    state = only(stopped, CheckpointSaved)[-1].state
+    events_of(changed(settings, save={"resume": state}))
+    assert weights(final(settings)) == weights(final(whole))
+
+
+@families
+def test_base_weights_are_merged_into_a_compact_source_model(settings, tmp_path, family: str):
+    events_of(changed(settings, train={"learning_rate": 0.1}))
+    over = {"network": {"base_weights": f"{final(settings)}:1"}, "save": {"output_name": "second"}}
+    plain = loss_of(run_to_end(prepare(settings)))
+    full = loss_of(run_to_end(prepare(changed(settings, **over))))
+    compact = loss_of(run_to_end(prepare(changed(settings, **over, train={"base_precision": "int8"}))))
+    assert abs(full - plain) > 0.05 * plain
+    assert compact == pytest.approx(full, rel=0.02)

@@ -53,6 +53,7 @@ RULES: Sequence[Callable[[Draft], None]] = (
     rules_optimizer.schedule,
     rules_optimizer.text_encoder,
     rules_optimizer.adapter_precision,
+    rules_optimizer.base_precision,
     rules.seed,
     rules.precision,
     rules_loss.noise,

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import tomlkit
 
 from lora_core import base_weights
 from lora_core.settings.fields import fields_of, unions_of, values_of
+from lora_core.settings.kohya import export_blocks, rules_validation
 from lora_core.settings.kohya import rules_optimizer as optimizers
-from lora_core.settings.kohya import rules_validation
 from lora_core.settings.kohya.entries import Entry
 from lora_core.settings.kohya.rules import FAMILIES
 from lora_core.settings.kohya.table import ABSENT, ALIASES, ROWS
@@ -44,6 +44,7 @@ _OWN_WAY = {
     "schedule.step_rules",
     "train.stop_text_encoder_training",
     "train.adapter_precision",
+    "train.base_precision",
     "train.cache_text_encoder_outputs",
     "train.epochs",
     "train.max_train_steps",
@@ -172,7 +173,9 @@ def _by_key(settings: RunSettings) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     lost = []
     for path, value in values.items():
         key = keys.get(path) or fields[path].kohya
-        if path in _OWN_WAY or (key and key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"):
+        if path in _OWN_WAY | export_blocks.FIELDS or (
+            key and key in ROWS and ROWS[key].needs in _FLOW and settings.model.family != "flux"
+        ):
             continue
         if key is not None and key in ROWS:
             found[key] = str(value) if isinstance(value, Path) else value
@@ -206,6 +209,7 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         sources = base_weights.parse(settings.network.base_weights)
         yield "base_weights", [str(source.path) for source in sources]
         yield "base_weights_multiplier", [source.multiplier for source in sources]
+    yield from _blocks(settings, left_out)
     yield from _loss_and_noise(settings)
     if settings.noise.zero_terminal_snr == "off":
         left_out("noise.zero_terminal_snr", "off", "zero_snr_off")
@@ -217,6 +221,9 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
     if "%" in getattr(settings.schedule, "step_rules", ""):
         left_out("schedule.step_rules", getattr(settings.schedule, "step_rules", ""), "step_rules")
     yield "full_bf16", settings.train.adapter_precision == "bf16"
+    yield "fp8_base", settings.train.base_precision != "full"
+    if settings.train.base_precision != "full":
+        left_out("train.base_precision", settings.train.base_precision, "base_precision")
     if settings.train.cache_text_encoder_outputs == "disk" and not settings.model.family.startswith("sd1"):
         yield "sdxl_cache_text_encoder_outputs", True
         yield "cache_text_encoder_outputs_to_disk", True
@@ -237,6 +244,16 @@ def _own(settings: RunSettings, lost: list[Entry]) -> Iterator[tuple[str, Any]]:
         left_out("train.epochs", settings.train.epochs, "epochs")
     if settings.save.resume is not None:
         left_out("save.resume", settings.save.resume, "resume")
+
+
+def _blocks(settings: RunSettings, left_out: Callable[[str, Any, str], None]) -> Iterator[tuple[str, str]]:
+    values = values_of(settings)
+    given = [path for path in sorted(export_blocks.FIELDS) if values.get(path)]
+    written = export_blocks.exported(settings) if given else {}
+    if written is None:
+        for path in given:
+            left_out(path, values[path], "blocks")
+    yield from (written or {}).items()
 
 
 def _loss_and_noise(settings: RunSettings) -> Iterator[tuple[str, Any]]:

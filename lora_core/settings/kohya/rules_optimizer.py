@@ -253,6 +253,14 @@ def text_encoder(draft: Draft) -> None:
                 draft.mapped(name, "train.cache_text_encoder_outputs", place)
 
 
+def base_precision(draft: Draft) -> None:
+    """fp8_base casts the frozen model to fp8; 8-bit integers with factors take the same memory and are more exact."""
+    for key in ("fp8_base", "fp8_base_unet"):
+        if draft.flag(key):
+            draft.differs(key, "why.fp8_base", "train.base_precision", "int8")
+        draft.idle(key)
+
+
 def adapter_precision(draft: Draft) -> None:
     if draft.flag("full_bf16"):
         draft.mapped("full_bf16", "train.adapter_precision", "bf16", "why.full_bf16")
