@@ -128,6 +128,14 @@ def test_a_schedule_class_that_is_not_here_is_told():
     assert entry(told, "lr_scheduler_args").group == "unsupported"
 
 
+@pytest.mark.parametrize("key", ["fp8_base", "fp8_base_unet"])
+def test_a_source_model_in_fp8_becomes_one_in_int8(key):
+    told = gui(**{key: True})
+    assert told.settings.train.base_precision == "int8"
+    assert entry(told, key).group == "different"
+    assert gui().settings.train.base_precision == "full"
+
+
 def test_the_end_of_the_text_encoder_and_weights_in_bf16_come_along():
     told = gui(stop_text_encoder_training=30, full_bf16=True, flux1_cache_text_encoder_outputs_to_disk=True)
     train = told.settings.train
