@@ -161,12 +161,12 @@ def learned(picture: Path, folder: Path, output_name: str, start: Path | None = 
     return settings, *finished(settings)
 
 
-def by_difference(name: str, folder: Path, *, goes_on: bool) -> tuple[RunSettings, Path, int]:
-    """Settings, LoRA and steps of B - A."""
+def by_difference(name: str, folder: Path, *, goes_on: bool, layers: str = "") -> tuple[RunSettings, Path, int]:
+    """Settings, LoRA and steps of B - A, with layer weights."""
     before, after = saved_pair(name, folder)
     _, a, first = learned(before, folder, "a")
     settings, b, second = learned(after, folder, "b", a if goes_on else None)
-    loras = [LoraSource(path=b, ratio=1), LoraSource(path=a, ratio=-1)]
+    loras = [LoraSource(path=path, ratio=ratio, block_weights=layers) for path, ratio in ((b, 1), (a, -1))]
     output = folder / "copier.safetensors"
     for _ in merge(MergeSettings(loras=loras, output=output)):
         pass
@@ -228,9 +228,11 @@ def main() -> None:
     parser.add_argument("--way", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--pair", nargs="*", choices=EDITS, default=list(EDITS))
     parser.add_argument("--hold", type=float, help="loss.pair_outside of the fast way, in place of the preset's")
+    parser.add_argument("--layers", default="", help="layer weights of B - A")
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
-    ways = {**WAYS, "fast": partial(fast, hold=arguments.hold)}
+    own = {way: {"hold": arguments.hold} if way == "fast" else {"layers": arguments.layers} for way in WAYS}
+    ways = {way: partial(make, **own[way]) for way, make in WAYS.items()}
     before = numbers(Image.open(PICTURE))
     bow = grown(np.abs(numbers(with_bow(Image.open(PICTURE).convert("RGB"))) - before).max(axis=2) > 0.1, 1)
     print("| pair | way | steps | strength | bears | changed area | rest | rest / changed | colour or red in it |")
