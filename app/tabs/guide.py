@@ -61,7 +61,10 @@ def build(ui: Ui) -> None:
         }
         said = gr.HTML("", elem_id="guide_pair", elem_classes="kb-report", padding=False, apply_default_css=False)
         gr.Markdown(t("guide.copier.fast"), elem_classes="kb-hint")
-        fill = gr.Button(t("guide.copier.fill"), variant="primary", size="sm", elem_id="guide_copier_fill")
+        with gr.Row():
+            fill = gr.Button(
+                t("guide.copier.fill"), variant="primary", elem_id="guide_copier_fill", scale=0, min_width=180
+            )
         gr.Markdown(t("guide.copier.slow"), elem_classes="kb-hint")
         steps = guide_panel.build("guide_copier")
     pair = boxes["before"], boxes["after"]

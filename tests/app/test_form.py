@@ -217,7 +217,13 @@ def legal_value(field: SettingField) -> st.SearchStrategy[Any]:
         else:
             number = st.floats(low, high, exclude_min=field.open_minimum, exclude_max=field.open_maximum)
         return st.none() | number if field.optional else number
-    if field.path in ("dataset.resolution", "save.output_name", "optimizer.args", "schedule.step_rules"):
+    if field.path in (
+        "dataset.resolution",
+        "save.output_name",
+        "optimizer.args",
+        "schedule.step_rules",
+        "validation.fold",
+    ):
         return st.just(field.default)
     return st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=20)
 

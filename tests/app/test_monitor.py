@@ -68,7 +68,7 @@ def alive(run: RunFolder) -> None:
     job = jobs.Job(os.getpid(), psutil.Process().create_time(), [], os.getpid())
     jobs.put_in_line(run)
     jobs._ticket(run).unlink()
-    jobs._write_job(run, job)
+    jobs.write_job(run.job, job)
 
 
 def test_the_same_keys_in_every_language():

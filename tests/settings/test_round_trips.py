@@ -24,6 +24,7 @@ _TEXTS = {
     "save.output_name": st.sampled_from(["my_lora", "くま 2", "a.b-c"]),
     "dataset.resolution": st.sampled_from(["512", "600,900", "64,64"]),
     "schedule.step_rules": st.sampled_from(["1", "1:500,0.1", "1:50%,0.3:80%,0.1"]),
+    "validation.fold": st.sampled_from(["", "1/2", "4/4", "20/20"]),
     "optimizer.args": st.sampled_from(["", "betas=(0.9,0.99) eps=1e-8", "mode=fast"]),
 }
 _FOLDERS = ["/data", "/絵/うす くま", "C:\\Users\\usu bear\\new", "relative/folder", '/it\'s "here"/x']
