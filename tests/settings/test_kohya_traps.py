@@ -296,11 +296,3 @@ def test_a_validation_share_alone_validates_each_epoch():
     assert told.settings.validation.every_n_epochs == 1
     told = import_tree({"validation_split": 0.1, "validate_every_n_steps": 50}, "x", nothing)
     assert "validate_every_n_steps" in {entry.key for entry in told.of("unsupported")}
-
-
-@pytest.mark.parametrize("key", ["fp8_base", "fp8_base_unet"])
-def test_a_source_model_in_fp8_becomes_one_in_int8(key):
-    told = gui(**{key: True})
-    assert told.settings.train.base_precision == "int8"
-    assert entry(told, key).group == "different"
-    assert gui().settings.train.base_precision == "full"
