@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from app.guide.projects import View, panel_of
 from app.i18n import say
 from app.shared_files import thumbnail
 from app.words import stage_word
@@ -37,25 +38,11 @@ _WORDS = (
     *("project", "new", "create", "next", "steps", "steps_help", "rank", "rank_help", "layers", "layers_help"),
     *("preset", "prompts", "prompts_help", "name", "name_help", "anew", "inspect", "send", "grid_alt"),
 )
-View = dict[str, Any]
 
 
 def view_of(name: str, language: Language) -> View:
     """All the panel shows of a project; of the one worked on last where no name is given."""
-    known = PROJECTS.names()
-    view: View = {
-        "words": {word: say(f"guide.copy.{word}", language) for word in _WORDS},
-        "projects": known,
-        "project": "",
-        "steps": [],
-        "said": "",
-    }
-    if not (chosen := name or next(iter(known), "")):
-        return view
-    try:
-        return view | project_view(PROJECTS.load(chosen), language)
-    except UserError as error:
-        return view | {"said": error.message(language)}
+    return panel_of(PROJECTS, name, language, ("guide.copy", _WORDS), lambda project: project_view(project, language))
 
 
 def project_view(project: Project, language: Language) -> View:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from app.guide.projects import View, panel_of
 from app.i18n import say
 from app.words import run_label, state_word
 from lora_core import jobs
@@ -27,26 +27,10 @@ from lora_core.runs import RunFolder, runs_root
 _WORDS = ("project", "new", "create", "epoch", "epoch_help", "use", "refresh", "next")
 MOST_RUNS = 5
 
-View = dict[str, Any]
-
 
 def view_of(name: str, language: Language) -> View:
     """All the panel shows of a project; of the one worked on last where no name is given."""
-    known = PROJECTS.names()
-    view: View = {
-        "words": {word: say(f"guide.four.{word}", language) for word in _WORDS},
-        "projects": known,
-        "project": "",
-        "steps": [],
-        "said": "",
-    }
-    if not (chosen := name or next(iter(known), "")):
-        return view
-    try:
-        project = PROJECTS.load(chosen)
-        return view | project_view(project, language)
-    except UserError as error:
-        return view | {"said": error.message(language)}
+    return panel_of(PROJECTS, name, language, ("guide.four", _WORDS), lambda project: project_view(project, language))
 
 
 def project_view(project: Project, language: Language) -> View:

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app import toast
 from app.form import read
 from app.guide import first_lora
 from app.guide.copier_events import CopierProject
@@ -60,14 +59,6 @@ def flow(flows, tmp_path):
 @pytest.fixture
 def four(flows):
     return flows[guide.FourStep]
-
-
-@pytest.fixture
-def said(monkeypatch):
-    words = []
-    monkeypatch.setattr(toast, "warn", words.append)
-    monkeypatch.setattr(toast, "info", words.append)
-    return words
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from app import toast
 from app.guide.own_run import view_of
 from app.page import Context
 from app.run_view import Views
@@ -15,14 +14,6 @@ from lora_core.runs import create_run
 from lora_core.settings import RunSettings
 
 REQUEST = SimpleNamespace(cookies={}, headers={})
-
-
-@pytest.fixture
-def said(monkeypatch):
-    words = []
-    monkeypatch.setattr(toast, "warn", words.append)
-    monkeypatch.setattr(toast, "info", words.append)
-    return words
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from app import toast
 from app.page import Context
 from app.ui import build
 from app.widgets import make_regularisation
@@ -31,14 +30,6 @@ def maker(tmp_path, monkeypatch):
     monkeypatch.setattr(Maker, "__init__", keep)
     build(Context(roots=(tmp_path,)))
     return made[0]
-
-
-@pytest.fixture
-def said(monkeypatch):
-    words = []
-    monkeypatch.setattr(toast, "warn", words.append)
-    monkeypatch.setattr(toast, "info", words.append)
-    return words
 
 
 def inputs(maker, settings, **fields):

@@ -5,11 +5,8 @@ from PIL import Image
 
 from lora_core.io.headers import identify
 from lora_core.runs import list_runs, read_job_settings
-from tests.browser.test_end_to_end import real_app
 from tests.browser.test_form_page import box, open_tab
 from tests.browser.waiting import fill_in, until
-
-__all__ = ["real_app"]
 
 
 @pytest.fixture
@@ -41,6 +38,10 @@ def press(page, step):
 
 def test_two_pictures_become_a_saved_lora(open_page, real_app, visit, pair):
     page = open_page(url=real_app.url, width=1200, height=1400)
+    page.click("#reset_settings")
+    page.click("#reset_now")
+    page.wait_for_selector("#reset_dialog", state="hidden")
+    earlier = {run.path for run in list_runs(real_app.root)}
     open_tab(page, "source_model")
     fill_in(page, box(page, "model.base"), "built-in")
     open_tab(page, "samples")
@@ -86,10 +87,9 @@ def test_two_pictures_become_a_saved_lora(open_page, real_app, visit, pair):
     page.click("#guide_copier_send")
     page.wait_for_selector("#handover_dialog", state="visible")
 
-    (saved,) = (real_app.home / "output").glob("*.safetensors")
+    saved = real_app.home / "output" / "リボン.safetensors"
     assert identify(saved).kind == "lora"
-    assert saved.stem == "リボン"
-    trained = [read_job_settings(run.settings) for run in list_runs(real_app.root)]
+    trained = [read_job_settings(run.settings) for run in list_runs(real_app.root) if run.path not in earlier]
     seeds = {settings.train.seed for settings in trained if hasattr(settings, "train")}
     assert len(seeds) == 1
     assert sorted(path.name for path in pair.iterdir()) == ["wide.png", "前.png", "後.png"]
