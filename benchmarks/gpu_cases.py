@@ -342,13 +342,14 @@ def pictures_seen(finite: list[bool]) -> Iterator[None]:
 
 def check_training(case: Case, place: Place) -> Row:
     """Speed, memory, loss, picture, and whether diffusers opens the LoRA."""
-    with replace_loading(case.family, tiny=place.tiny, whole=case.whole) as made:
-        settings = settings_of(case, place)
+    settings = settings_of(case, place)
+    compact = settings.train.base_precision != "full"
+    with replace_loading(case.family, tiny=place.tiny, whole=case.whole, compact=compact) as made:
         run = trained(settings, place.device)
         row = figures(run)
         row["precision"] = run.watch.session.precision if run.watch.session else ""
         problems = [sentence for sentence in shortcomings(run) if sentence]
-        if not case.preset:
+        if not case.preset and not compact:  # diffusers would be given the codes
             row["opens_in_diffusers"], problem = opened(case, run, made[-1])
             problems += [problem] if problem else []
     return row | {"reason": "; ".join(problems)}

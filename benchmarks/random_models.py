@@ -71,12 +71,17 @@ TINY: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 @contextmanager
-def replace_loading(family: str, *, tiny: bool, whole: bool = True) -> Iterator[list[Components]]:
-    """Inside, models of the family are random ones; gives a list of the one made last."""
+def replace_loading(
+    family: str, *, tiny: bool, whole: bool = True, compact: bool = False
+) -> Iterator[list[Components]]:
+    """Inside, models of the family are random ones; gives a list of the one made last.
+
+    ``compact``: networks are made in the processor's memory, as those of a file are, and go to the card in codes.
+    """
     made: list[Components] = []
 
     def load(self: Any, model: Any, *, dtype: torch.dtype, device: torch.device) -> Components:
-        made[:] = [random_components(family, dtype, device, tiny=tiny, whole=whole)]
+        made[:] = [random_components(family, dtype, device, tiny=tiny, whole=whole, compact=compact)]
         return made[-1]
 
     with patch.object(type(FAMILIES[family]), "load", load):
@@ -84,11 +89,18 @@ def replace_loading(family: str, *, tiny: bool, whole: bool = True) -> Iterator[
 
 
 def random_components(
-    family: str, dtype: torch.dtype, device: torch.device, *, tiny: bool = False, whole: bool = True
+    family: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    tiny: bool = False,
+    whole: bool = True,
+    compact: bool = False,
 ) -> Components:
     """A model whose networks are made when they are asked for, as those of a file are read."""
     parts = ("unet", "vae", *FAMILIES[family].text_parts)
-    loaders = {part: partial(random_part, family, part, dtype, device, tiny=tiny, whole=whole) for part in parts}
+    place = torch.device("cpu") if compact else device
+    loaders = {part: partial(random_part, family, part, dtype, place, tiny=tiny, whole=whole) for part in parts}
     facts: dict[str, Any] = {"device": device, "dtype": dtype, "source": ModelSource("random", Path("random"))}
     if family == "flux":
         tokenizers = {"text_encoder": load_tokenizer(None)}
