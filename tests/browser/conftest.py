@@ -50,6 +50,8 @@ THOROUGH = (
     "test_a_phone_needs_no_sideways_scrolling[en-US]",
     "test_nothing_runs_off_a_phone[en-US]",
     "test_a_folder_and_two_words_become_a_training[ja-JP]",
+    "test_a_short_run_finishes",
+    "test_what_cannot_be_proved_is_told_at_once[none",
 )
 """Beginnings of the names of tests that are left out unless asked for: a browser test takes ten seconds, and these show
 what another one shows, in the other language or for another value. Japanese words are the longer ones on a phone."""
